@@ -1,0 +1,1 @@
+"""Flow bundle adjustment: flow graph to poses, inverse depths and lens."""

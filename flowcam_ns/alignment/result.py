@@ -1,0 +1,42 @@
+"""What the flow bundle adjustment hands on: poses, lens and surface points in one world frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from flowcam_ns.geometry.camera import Camera
+
+
+@dataclass
+class Alignment:
+    """A trajectory, its lens and the depths that go with it. The world is z-up, centred on the scene, of unit size.
+
+    All tensors are on the CPU; poses float64, the rest float32.
+    """
+
+    camera: Camera
+    """The lens at the size of the frames that were given."""
+    c2w: Float[Tensor, "frames 4 4"]
+    """OpenCV camera-to-world; rows of frames that were not posed hold the nearest posed frame's pose."""
+    posed: Bool[Tensor, "frames"]
+    points: Float[Tensor, "frames points 2"]
+    """The pixels (of the given frames, centres at +0.5) whose depths were solved for."""
+    inverse_depth: Float[Tensor, "frames points"]
+    """1 / z in world units along the camera's z axis; at most 0 where the point lies at infinity."""
+    inverse_depth_std: Float[Tensor, "frames points"]
+    """Standard deviation of `inverse_depth`; infinite where the point was not observed."""
+    reprojection_error: float
+    """Median distance between measured and pose-induced flow, px of the given frames."""
+    unposed_reasons: dict[int, str] = field(default_factory=dict)
+    """Why a frame could not be posed."""
+    focal_std: float = float("inf")
+    """Standard deviation of the focal length, px."""
+    rotation_std_deg: Float[Tensor, "frames"] | None = None
+    position_std: Float[Tensor, "frames"] | None = None
+    """World units."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall-clock of each stage."""
+    warnings: list[str] = field(default_factory=list)

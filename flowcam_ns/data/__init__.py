@@ -1,0 +1,1 @@
+"""Dataparser, dataset and datamanager: frames and flow as nerfstudio sees them."""

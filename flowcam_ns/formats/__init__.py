@@ -1,0 +1,1 @@
+"""Writers and readers: transforms.json, COLMAP, TUM, PLY, trajectory plot."""

@@ -1,0 +1,1 @@
+"""Pinhole camera, SE(3), weighted Procrustes, trajectories and their metrics."""

@@ -1,0 +1,1 @@
+"""Encoder, fields, surfaces and scene flow, camera optimizer, the nerfstudio Model."""

@@ -1,0 +1,1 @@
+"""The procedural scene with exact poses, depth and flow."""

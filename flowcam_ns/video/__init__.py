@@ -1,0 +1,1 @@
+"""Frames out of a video or folder: decoding, thinning, per-frame status."""

@@ -1,0 +1,1 @@
+"""The panel that shows poses and status in the nerfstudio viewer."""

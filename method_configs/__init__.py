@@ -1,0 +1,1 @@
+"""One file per registered nerfstudio method; data only."""
