@@ -1,1 +1,1 @@
-"""Optical flow estimators behind one interface, confidence, the flow graph and its cache."""
+"""Optical flow between frames: estimators behind one interface, confidence, and a store that samples and caches it."""

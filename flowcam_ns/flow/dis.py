@@ -1,0 +1,66 @@
+"""OpenCV's DIS flow (Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016): milliseconds on a CPU."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+
+@dataclass
+class DISFlow:
+    """Dense inverse search with variational refinement; starts from OpenCV's `medium` preset."""
+
+    finest_scale: int = 1
+    """Finest pyramid level that is searched: 0 is the image's own size, 1 half of it."""
+    patch_size: int = 8
+    """Side of the matched patches in px."""
+    patch_stride: int = 3
+    """Step between patches in px."""
+    gradient_steps: int = 25
+    """Gradient descent steps for each patch."""
+    refinement_steps: int = 5
+    """Fixed-point steps of the variational refinement on each level."""
+    name: str = "dis"
+    color: bool = False
+    max_workers: int = 64
+    _local: threading.local = field(default_factory=threading.local, repr=False, compare=False)
+
+    @property
+    def key(self) -> str:
+        """Settings and OpenCV's version."""
+        settings = (
+            self.finest_scale,
+            self.patch_size,
+            self.patch_stride,
+            self.gradient_steps,
+            self.refinement_steps,
+        )
+        return f"dis {settings} opencv {cv2.__version__}"
+
+    def __call__(
+        self,
+        first: UInt8[np.ndarray, "h w"],
+        second: UInt8[np.ndarray, "h w"],
+        initial: Float32[np.ndarray, "h w 2"] | None = None,
+    ) -> Float32[np.ndarray, "h w 2"]:
+        """Flow in px from `first` to `second`, both grey; `initial` is left as it is."""
+        # OpenCV takes a third argument of the right shape as the starting flow and may write into it.
+        start = None if initial is None else np.array(initial, dtype=np.float32, order="C")
+        return self._search().calc(first, second, start)
+
+    def _search(self) -> cv2.DISOpticalFlow:
+        """This thread's own search: it keeps its buffers between calls, so two threads must never share one."""
+        search = getattr(self._local, "search", None)
+        if search is None:
+            search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+            search.setFinestScale(self.finest_scale)
+            search.setPatchSize(self.patch_size)
+            search.setPatchStride(self.patch_stride)
+            search.setGradientDescentIterations(self.gradient_steps)
+            search.setVariationalRefinementIterations(self.refinement_steps)
+            self._local.search = search
+        return search

@@ -1,0 +1,251 @@
+"""Flow between any two frames of a video: computed when asked for, kept compactly, sampled at points."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from flowcam_ns.flow.cache import FlowCache, cache_key
+from flowcam_ns.flow.corners import strongest_in_cells
+from flowcam_ns.flow.estimator import FlowEstimator, make_estimator
+from flowcam_ns.flow.gather import BilinearGather
+from flowcam_ns.flow.pair import STEPS_PER_PX, FlowPair
+
+Pair = tuple[int, int]
+Progress = Callable[[int, int], None]
+"""Called with (pairs done, pairs in all)."""
+
+DEFAULT_MEMORY_BYTES = 512 * 2**20
+SAMPLED_AT_ONCE = 256
+"""Directed pairs sampled in one batch; bounds the memory of a call."""
+
+
+class FlowStore:
+    """Optical flow of a video. Points and targets are in px of the original frames, centres at +0.5.
+
+    Flow is estimated on images whose long side is `long_side` (sides made even, so the two axes scale by slightly different factors; never
+    enlarged), both ways for each pair, by `workers` threads. Up to `memory_bytes` of it stay in memory; what doesn't fit comes from
+    `cache` again, or is recomputed. `masks` are True where a pixel may be used.
+    """
+
+    def __init__(
+        self,
+        images: UInt8[np.ndarray, "frames height width 3"],
+        estimator: FlowEstimator | None = None,
+        long_side: int = 512,
+        masks: Bool[np.ndarray, "frames height width"] | None = None,
+        cache: FlowCache | None = None,
+        workers: int = 2,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    ) -> None:
+        self.estimator = make_estimator() if estimator is None else estimator
+        self.height, self.width = images.shape[1:3]
+        self.flow_height, self.flow_width = flow_size(self.height, self.width, long_side)
+        self.scale = np.array([self.flow_width / self.width, self.flow_height / self.height], dtype=np.float32)
+        self.images = images
+        self.masks = masks
+        self.cache = cache
+        self.workers = max(1, min(workers, self.estimator.max_workers))
+        self.memory_bytes = memory_bytes
+        self._small = [self._shrink(image) for image in images]
+        self._digests: dict[int, bytes] = {}
+        self._pairs: OrderedDict[Pair, FlowPair] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def compute(self, pairs: Iterable[Pair], progress: Progress | None = None) -> None:
+        """Make sure that the flow of `pairs` (in both directions) is at hand.
+
+        On Ctrl-C the flows in the making are finished or dropped whole, and what is in the cache stays good.
+        """
+        wanted = list(dict.fromkeys(ordered(pair) for pair in pairs))
+        for done, _ in enumerate(self._stream(wanted), start=1):
+            if progress is not None:
+                progress(done, len(wanted))
+
+    def sample(
+        self,
+        pairs: Sequence[Pair],
+        points: Float32[np.ndarray, "frames points 2"] | Float32[np.ndarray, "pairs points 2"],
+        per_pair: bool = False,
+        progress: Progress | None = None,
+    ) -> tuple[Float32[np.ndarray, "pairs points 2"], Float32[np.ndarray, "pairs points"]]:
+        """Where the points of frame i lie in frame j, for pairs (i, j), and the confidence of that in [0, 1].
+
+        `points` holds a row for each frame, or for each pair where `per_pair` is set. Confidence is 0 where a point or its target lies
+        outside the image or under a mask. Pairs not computed yet are computed.
+        """
+        points = np.asarray(points, dtype=np.float32)
+        expected = len(pairs) if per_pair else len(self)
+        if points.ndim != 3 or points.shape[0] != expected or points.shape[2] != 2:
+            raise ValueError(f"points must have shape ({expected}, points, 2), not {points.shape}")
+        targets = np.empty((len(pairs), points.shape[1], 2), np.float32)
+        confidence = np.empty(targets.shape[:2], np.float32)
+        for start in range(0, len(pairs), SAMPLED_AT_ONCE):
+            part = slice(start, min(start + SAMPLED_AT_ONCE, len(pairs)))
+            directed = np.asarray(pairs[part], dtype=np.int64).reshape(-1, 2)
+            sources = points[part] if per_pair else points[directed[:, 0]]
+            targets[part], confidence[part] = self._sample_batch(directed, sources)
+            if progress is not None:
+                progress(part.stop, len(pairs))
+        return targets, confidence
+
+    def dense(
+        self, i: int, j: int
+    ) -> tuple[Float32[np.ndarray, "half_h half_w 2"], Float32[np.ndarray, "half_h half_w"]]:
+        """Flow from frame i to j on a grid of half the flow image's size, and its confidence in [0, 1].
+
+        The flow is a fraction of the image's width (x) and height (y), so it holds at any size: multiply by those of the image at hand.
+        """
+        pair = self._pair(ordered((i, j)))
+        side = 0 if i < j else 1
+        flow = pair.flow[side] / np.array([self.flow_width, self.flow_height], np.float32) / np.float32(STEPS_PER_PX)
+        confidence = pair.confidence[side] / np.float32(255)
+        if self.masks is not None:
+            size = confidence.shape[1], confidence.shape[0]
+            usable = [cv2.resize(self.masks[k].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for k in (i, j)]
+            height, width = confidence.shape
+            y, x = np.mgrid[:height, :width].astype(np.float32)
+            x_to, y_to = x + flow[..., 0] * width, y + flow[..., 1] * height
+            confidence = confidence * usable[0] * cv2.remap(usable[1], x_to, y_to, cv2.INTER_NEAREST)
+        return flow.astype(np.float32), confidence.astype(np.float32)
+
+    def good_points(self, spacing_px: float) -> Float32[np.ndarray, "frames points 2"]:
+        """One point in each cell of a regular grid with cells of about `spacing_px`, at the cell's best-textured pixel.
+
+        Every frame has the same number of points; a cell without texture or under a mask has one too.
+        """
+        cell = np.maximum(np.round(spacing_px * self.scale).astype(int), 1)
+        found = [strongest_in_cells(self._grey(image), int(cell[0]), int(cell[1])) for image in self._small]
+        return (np.stack(found) / self.scale).astype(np.float32)
+
+    def _sample_batch(
+        self, directed: np.ndarray, sources: Float32[np.ndarray, "pairs points 2"]
+    ) -> tuple[Float32[np.ndarray, "pairs points 2"], Float32[np.ndarray, "pairs points"]]:
+        gather = BilinearGather(sources * (self.scale / 2), self.flow_height // 2, self.flow_width // 2)
+        rows: dict[Pair, list[int]] = {}
+        for row, (i, j) in enumerate(directed.tolist()):
+            rows.setdefault(ordered((i, j)), []).append(row)
+        for key, pair in self._stream(list(rows)):
+            for row in rows[key]:
+                side = int(directed[row, 0] > directed[row, 1])
+                gather.read(row, pair.flow[side], pair.confidence[side])
+        flow, confidence = gather.finish()
+        targets = sources + flow / (self.scale * np.float32(STEPS_PER_PX))
+        confidence = confidence / np.float32(255)
+        confidence *= self._usable(directed[:, 0], sources) & self._usable(directed[:, 1], targets)
+        return targets, confidence
+
+    def _usable(self, frames: np.ndarray, points: Float32[np.ndarray, "pairs points 2"]) -> np.ndarray:
+        """Whether points lie inside the image and on an unmasked pixel of their frames."""
+        inside = ((points >= 0) & (points < (self.width, self.height))).all(-1)
+        if self.masks is None:
+            return inside
+        pixels = np.where(inside[..., None], points, 0).astype(np.int64)
+        return inside & self.masks[frames[:, None], pixels[..., 1], pixels[..., 0]]
+
+    def _pair(self, key: Pair) -> FlowPair:
+        return next(pair for _, pair in self._stream([key]))
+
+    def _stream(self, keys: Sequence[Pair]) -> Iterator[tuple[Pair, FlowPair]]:
+        """Every pair of `keys` (i < j, no doubles), those in memory first, the others as the workers finish them in turn."""
+        for i, j in keys:
+            if not 0 <= i < j < len(self):
+                raise ValueError(f"no pair ({i}, {j}) of different frames among {len(self)} frames")
+        missing = []
+        for key in keys:
+            if (pair := self._pairs.get(key)) is None:
+                missing.append(key)
+            else:
+                self._pairs.move_to_end(key)
+                yield key, pair
+        if not missing:
+            return
+        with OneOpenCVThread(), ThreadPoolExecutor(self.workers, thread_name_prefix="flow") as pool:
+            waiting: deque[tuple[Pair, Future[FlowPair]]] = deque()
+            todo = iter(missing)
+            try:
+                while True:
+                    while len(waiting) < 4 * self.workers and (key := next(todo, None)) is not None:
+                        waiting.append((key, pool.submit(self._estimate, key)))
+                    if not waiting:
+                        return
+                    key, future = waiting.popleft()
+                    pair = future.result()
+                    self._keep(key, pair)
+                    yield key, pair
+            finally:
+                # Also on Ctrl-C and errors: what has not begun is dropped, what has is a matter of milliseconds.
+                for _, future in waiting:
+                    future.cancel()
+
+    def _keep(self, key: Pair, pair: FlowPair) -> None:
+        self._pairs[key] = pair
+        self._bytes += pair.nbytes
+        while self._bytes > self.memory_bytes and len(self._pairs) > 1:
+            _, dropped = self._pairs.popitem(last=False)
+            self._bytes -= dropped.nbytes
+
+    def _estimate(self, key: Pair) -> FlowPair:
+        """From the cache or the estimator; runs in a worker thread."""
+        first, second = self._small[key[0]], self._small[key[1]]
+        name = ""
+        if self.cache is not None:
+            name = cache_key("pair 1", self.estimator.key, self._digest(key[0]), self._digest(key[1]))
+            cached = FlowPair.from_arrays(self.cache.get(name), self.flow_height, self.flow_width)
+            if cached is not None:
+                return cached
+        pair = FlowPair.from_dense(self.estimator(first, second), self.estimator(second, first))
+        if self.cache is not None:
+            self.cache.put(name, pair.arrays())
+        return pair
+
+    def _digest(self, frame: int) -> bytes:
+        if frame not in self._digests:
+            image = self._small[frame]
+            self._digests[frame] = cache_key(str(image.shape), image.tobytes()).encode()
+        return self._digests[frame]
+
+    def _shrink(self, image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "h w *rgb"]:
+        if not self.estimator.color:
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        if image.shape[:2] == (self.flow_height, self.flow_width):
+            return np.ascontiguousarray(image)
+        return cv2.resize(image, (self.flow_width, self.flow_height), interpolation=cv2.INTER_AREA)
+
+    def _grey(self, image: UInt8[np.ndarray, "h w *rgb"]) -> UInt8[np.ndarray, "h w"]:
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
+
+
+class OneOpenCVThread:
+    """OpenCV runs each call on one thread inside this block: our workers are the threads.
+
+    It is a setting of the whole process, hence put back. DIS splits its work, and so its result, by the number of threads; with one, flow is
+    the same on every machine.
+    """
+
+    def __enter__(self) -> None:
+        self._before = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+
+    def __exit__(self, *_: object) -> None:
+        cv2.setNumThreads(self._before)
+
+
+def ordered(pair: Pair) -> Pair:
+    """The pair with its smaller frame number first."""
+    i, j = int(pair[0]), int(pair[1])
+    return (i, j) if i < j else (j, i)
+
+
+def flow_size(height: int, width: int, long_side: int) -> tuple[int, int]:
+    """(height, width) of the images flow is estimated on: even, at least 16 px."""
+    factor = min(1.0, long_side / max(height, width))
+    return max(16, 2 * round(height * factor / 2)), max(16, 2 * round(width * factor / 2))
