@@ -1,4 +1,4 @@
-"""The pinhole camera with OPENCV distortion: pixels in px with centres at +0.5, camera axes x right, y down, z forward."""
+"""The pinhole camera with OPENCV distortion: px with pixel centres at +0.5; axes x right, y down, z forward."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 PIXEL_CENTRE = 0.5
-"""Our pixel centres lie at +0.5; OpenCV's lie at integers. `to_opencv_pixels` and its inverse are the only converters."""
+"""Our pixel centres lie at +0.5, OpenCV's at integers; `to_opencv_pixels` and its inverse are the only converters."""
 
 NEWTON_STEPS = 6
 
