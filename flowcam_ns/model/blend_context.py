@@ -1,0 +1,36 @@
+"""Which frames a view is blended from, and how much each may count before anything is known about single pixels."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+ROTATION_COST = 0.3
+SHARPEST = 0.15
+
+
+def choose_contexts(
+    origin: Float[Tensor, "3"],
+    forward: Float[Tensor, "3"],
+    c2w: Float[Tensor, "frames 4 4"],
+    candidates: Bool[Tensor, "frames"],
+    inverse_depth: float,
+    count: int,
+) -> tuple[Int[Tensor, "contexts"], Float[Tensor, "contexts"]]:
+    """The `count` cheapest frames and their weights (sum 1).
+
+    A frame costs the parallax between it and the view at the typical depth 1 / `inverse_depth`, plus a share of the angle between the
+    two optical axes. A weight reaches zero where its frame is about to be replaced by the next one, so a path has no seams.
+    """
+    parallax = (c2w[:, :3, 3] - origin).norm(dim=-1) * inverse_depth
+    angle = torch.acos((c2w[:, :3, 2] @ forward).clamp(-1 + 1e-6, 1 - 1e-6))
+    cost = (parallax + ROTATION_COST * angle).masked_fill(~candidates, torch.inf)
+    available = int(candidates.sum())
+    count = min(count, available)
+    costs, order = torch.sort(cost)
+    limit = costs[count] if available > count else costs[count - 1] * 1.5
+    chosen = costs[:count]
+    floor = SHARPEST * limit + 1e-9
+    weight = (1 / (chosen + floor) - 1 / (limit + floor)).clamp(min=0) + 1e-9 / floor
+    return order[:count], weight / weight.sum()

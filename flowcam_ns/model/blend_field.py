@@ -1,0 +1,170 @@
+"""The default field: a view blended from the context frames' own colours by visibility-aware weights.
+
+Untrained it is a depth-warped, visibility-checked blend of the nearest frames; training only sharpens it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from flowcam_ns.errors import FlowCamError
+from flowcam_ns.model.blend_context import choose_contexts
+from flowcam_ns.model.blend_guide import SurfaceGuide, build_guide
+from flowcam_ns.model.blend_sampling import ContextSamples, place_samples, sample_contexts
+from flowcam_ns.model.scene import ContextScene
+
+LEAST_WEIGHT = 1e-4
+
+
+@dataclass
+class BlendFieldConfig:
+    """Settings of the blend field."""
+
+    contexts: int = 4
+    """Frames whose colours a view is blended from."""
+    guide_contexts: int = 6
+    """Frames whose depth maps place the samples."""
+    guide_detail: float = 0.8
+    """Resolution of the guide relative to the depth maps."""
+    sample_spread: float = 0.02
+    """Relative distance of the side samples from the likeliest surface."""
+    misfit_px: float = 1.5
+    """Parallax error at which a context counts as not seeing a sample, px of the scene's images."""
+    misfit_relative: float = 0.03
+    """Relative depth error at which a sample counts as off the surface."""
+
+
+class BlendField(nn.Module):
+    """Colour, depth and confidence of rays, read from the frames of a `ContextScene`."""
+
+    def __init__(self, config: BlendFieldConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or BlendFieldConfig()
+        self.scene: ContextScene | None = None
+
+    def set_scene(self, scene: ContextScene) -> None:
+        """Take the frames to read from; call again whenever poses or depths have changed."""
+        if not bool(scene.usable.any()):
+            raise FlowCamError("the scene has no frame to render from: all are held out or without a pose")
+        device = self.device
+        self.scene = scene
+        self._c2w = scene.c2w.detach().float().to(device)
+        self._usable = scene.usable.to(device)
+        self._images = scene.images.to(device).permute(0, 3, 1, 2)
+        self._depths = torch.stack([scene.inverse_depth, scene.confidence], dim=1).float().to(device)
+        known = (self._depths[:, 1] > 0.2) & self._usable[:, None, None]
+        inverse = self._depths[:, 0][known] if bool(known.any()) else torch.ones(1, device=device)
+        self._typical = float(inverse[:: max(1, len(inverse) // 100_000)].median())
+        h, w = scene.inverse_depth.shape[1:]
+        small = scene.camera.scaled_to(w, h)
+        y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+        self._depth_rays = small.unproject(torch.stack([x, y], dim=-1) + 0.5).to(device)
+        self._guide_focal = small.fx * self.config.guide_detail
+
+    @property
+    def device(self) -> torch.device:
+        """Where the field computes."""
+        parameter = next(self.parameters(), None)
+        return parameter.device if parameter is not None else torch.device("cpu")
+
+    def contexts_of(
+        self, origin: Float[Tensor, "3"], forward: Float[Tensor, "3"], count: int, exclude: int | None = None
+    ) -> tuple[Int[Tensor, "contexts"], Float[Tensor, "contexts"]]:
+        """Frames a camera at `origin` looking along `forward` is blended from, and their prior weights."""
+        candidates = self._candidates(exclude)
+        return choose_contexts(origin, forward, self._c2w, candidates, self._typical, count)
+
+    def _candidates(self, exclude: int | None) -> Bool[Tensor, "frames"]:
+        candidates = self._usable.clone()
+        if exclude is not None:
+            candidates[exclude] = False
+        if not bool(candidates.any()):
+            raise FlowCamError("a frame cannot be rendered from itself: at least two usable frames are needed")
+        return candidates
+
+    def guide_for(
+        self,
+        origin: Float[Tensor, "3"],
+        directions: Float[Tensor, "rays 3"],
+        forward: Float[Tensor, "3"],
+        exclude: int | None = None,
+    ) -> SurfaceGuide:
+        """Where surfaces lie around these rays."""
+        near, _ = self.contexts_of(origin, forward, self.config.guide_contexts, exclude)
+        depths = self._depths[near]
+        return build_guide(
+            origin,
+            directions,
+            forward,
+            self._guide_focal,
+            self._c2w[near],
+            self._depth_rays,
+            depths[:, 0],
+            depths[:, 1],
+        )
+
+    def forward(
+        self,
+        origins: Float[Tensor, "*rays 3"],
+        directions: Float[Tensor, "*rays 3"],
+        exclude: int | None = None,
+        forward: Float[Tensor, "3"] | None = None,
+        guide: SurfaceGuide | None = None,
+    ) -> dict[str, Tensor]:
+        """Render rays of one camera; `directions` are unit, `exclude` is the frame being rendered.
+
+        `forward` is the camera's optical axis (the rays' mean direction without it): give it when a view is rendered in pieces, or
+        the pieces may choose different contexts. Returns rgb [*rays, 3], depth along the unit ray, accumulation and confidence [*rays, 1].
+        """
+        if self.scene is None:
+            raise FlowCamError("the field has no scene yet: call set_scene first")
+        shape = directions.shape[:-1]
+        rays = directions.reshape(-1, 3)
+        origin = origins.reshape(-1, 3)[0]
+        axis = torch.nn.functional.normalize(rays.mean(0) if forward is None else forward, dim=0)
+        if guide is None:
+            with torch.no_grad():
+                guide = self.guide_for(origin, rays, axis, exclude)
+        rho = place_samples(
+            guide.lookup(rays), self.config.sample_spread, 0.01 * self.config.sample_spread * self._typical
+        )
+        chosen, prior = self.contexts_of(origin, axis, self.config.contexts, exclude)
+        seen = sample_contexts(
+            origin,
+            rays,
+            rho,
+            self._c2w[chosen],
+            self.scene.camera,
+            self._images[chosen].float() / 255,
+            self._depths[chosen],
+        )
+        out = self._composite(seen, prior, rho)
+        return {name: value.reshape(*shape, value.shape[-1]) for name, value in out.items()}
+
+    def _composite(self, seen: ContextSamples, prior: Tensor, rho: Tensor) -> dict[str, Tensor]:
+        config = self.config
+        visible = torch.exp(-0.5 * (seen.misfit_px / config.misfit_px).square())
+        on_surface = torch.exp(-0.5 * (seen.relative_misfit / config.misfit_relative).square())
+        reach = prior[:, None, None] * seen.inside
+        weight = (
+            reach * (visible * (0.1 + 0.9 * seen.trust) + LEAST_WEIGHT) + 1e-3 * LEAST_WEIGHT * prior[:, None, None]
+        )
+        votes = reach * (0.05 + seen.trust)
+        density = 4 * (votes * on_surface).sum(0) / (votes.sum(0) + 1e-6)
+        alpha = 1 - torch.exp(-density)
+        alpha = torch.cat([alpha[:, :-1], torch.ones_like(alpha[:, -1:])], dim=-1)
+        through = torch.cumprod(torch.cat([torch.ones_like(alpha[:, :1]), 1 - alpha[:, :-1]], dim=-1), dim=-1)
+        share = alpha * through
+        blend = weight / weight.sum(0)
+        colour = (blend[..., None] * seen.colours).sum(0)
+        inverse = (share * rho).sum(-1, keepdim=True)
+        return {
+            "rgb": (share[..., None] * colour).sum(1),
+            "depth": 1 / inverse.clamp(min=1e-3 * self._typical),
+            "accumulation": (share * seen.inside.amax(0)).sum(-1, keepdim=True),
+            "confidence": (share * (reach * visible * seen.trust).sum(0)).sum(-1, keepdim=True),
+        }

@@ -1,0 +1,80 @@
+"""Samples along rays near known surfaces, and what the context frames show at them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from flowcam_ns.geometry import se3
+from flowcam_ns.geometry.camera import Camera
+
+NEAREST_Z = 1e-2
+BORDER = 0.03
+"""Share of the image over which a context fades out towards its border."""
+
+
+@dataclass
+class ContextSamples:
+    """What each context shows at each sample of each ray."""
+
+    colours: Float[Tensor, "contexts rays samples 3"]
+    """In 0..1."""
+    misfit_px: Float[Tensor, "contexts rays samples"]
+    """Sample's minus context's own inverse depth, as the parallax in px that the difference makes; positive: in front."""
+    relative_misfit: Float[Tensor, "contexts rays samples"]
+    """The same difference relative to the inverse depth."""
+    trust: Float[Tensor, "contexts rays samples"]
+    """Confidence of the context's depth there, 0..1."""
+    inside: Float[Tensor, "contexts rays samples"]
+    """1 inside the context's image, falling to 0 at its border."""
+
+
+def place_samples(layers: Float[Tensor, "rays 3"], spread: float, floor: float) -> Float[Tensor, "rays 5"]:
+    """Inverse distances of five samples a ray, from near to far: the likeliest surface, a step either side, and both extremes."""
+    near, centre, far = layers.unbind(-1)
+    step = spread * centre + floor
+    samples = torch.stack([near, centre + step, centre, (centre - step).clamp(min=0), far.clamp(min=0)], dim=-1)
+    return torch.sort(samples, dim=-1, descending=True).values
+
+
+def sample_contexts(
+    origin: Float[Tensor, "3"],
+    directions: Float[Tensor, "rays 3"],
+    rho: Float[Tensor, "rays samples"],
+    c2w: Float[Tensor, "contexts 4 4"],
+    camera: Camera,
+    images: Float[Tensor, "contexts 3 height width"],
+    depths: Float[Tensor, "contexts 2 h w"],
+) -> ContextSamples:
+    """Project samples (inverse distance `rho` along unit rays) into every context and read colour, depth and confidence there."""
+    w2c = se3.inverse(c2w)
+    turned = torch.einsum("kij,rj->kri", w2c[:, :3, :3], directions)
+    shift = w2c[:, :3, :3] @ origin + w2c[:, :3, 3]
+    points = turned[:, :, None] + rho[None, ..., None] * shift[:, None, None]
+    z = points[..., 2].clamp(min=NEAREST_Z)
+    grid = _image_grid(points[..., :2] / z[..., None], camera)
+    inside = ((1 - grid.detach().abs().amax(-1)) / BORDER).clamp(0, 1) * (points[..., 2] > NEAREST_Z)
+    colours = F.grid_sample(images, grid, mode="bilinear", align_corners=False, padding_mode="border")
+    found = F.grid_sample(depths, grid, mode="bilinear", align_corners=False, padding_mode="border")
+    own = rho[None] / z
+    difference = own - found[:, 0]
+    baseline = shift.norm(dim=-1)[:, None, None]
+    return ContextSamples(
+        colours=colours.permute(0, 2, 3, 1),
+        misfit_px=difference * baseline * camera.fx,
+        relative_misfit=difference / (torch.maximum(own, found[:, 0]) + 1e-6),
+        trust=found[:, 1],
+        inside=inside,
+    )
+
+
+def _image_grid(xy: Float[Tensor, "*batch 2"], camera: Camera) -> Float[Tensor, "*batch 2"]:
+    """Normalised image coordinates to `grid_sample`'s [-1, 1], kept where the lens model is one-to-one."""
+    reach = 1.2 * max(camera.width / camera.fx, camera.height / camera.fy)
+    xy = xy.clamp(-reach, reach)
+    pixels = camera.project(torch.cat([xy, torch.ones_like(xy[..., :1])], dim=-1))
+    return pixels / pixels.new_tensor([camera.width, camera.height]) * 2 - 1
