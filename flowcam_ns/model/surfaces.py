@@ -1,0 +1,140 @@
+"""From features to surfaces: every pixel's expected 3D point, by volume rendering along its ray; and re-rendering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flowcam_ns.geometry import se3
+from flowcam_ns.model.latent_field import LatentField
+from flowcam_ns.model.network_config import NetworkConfig
+from flowcam_ns.model.volume_rendering import compositing_weights, geometric_depths
+
+PROJECTION_EPS = 1e-5
+
+
+@dataclass
+class RaySurfaces:
+    """What volume rendering makes of a set of rays; nothing is divided by `accumulation`."""
+
+    rgb: Float[Tensor, "*batch rays 3"]
+    """In [0, 1]."""
+    points: Float[Tensor, "*batch rays 3"]
+    """Expected surface point in the ray's own camera frame."""
+    depth: Float[Tensor, "*batch rays 1"]
+    """Expected distance along the unit ray."""
+    accumulation: Float[Tensor, "*batch rays 1"]
+    """Sum of the samples' weights."""
+
+
+def pixel_coordinates(rays: Int[Tensor, "rays"], size: tuple[int, int], centre: float) -> Float[Tensor, "rays 2"]:
+    """(x, y) of row-major pixel indices in fractions of the image; `centre` is 0.5, or 0 on the authors' grid."""
+    height, width = size
+    x, y = rays % width, torch.div(rays, width, rounding_mode="floor")
+    return torch.stack([(x + centre) / width, (y + centre) / height], dim=-1)
+
+
+def unit_rays(uv: Float[Tensor, "*batch rays 2"], K: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch rays 3"]:
+    """Unit ray directions in the camera's frame through normalised pixel coordinates."""
+    y = (uv[..., 1] - K[..., 1, 2, None]) / K[..., 1, 1, None]
+    x = (uv[..., 0] - K[..., 0, 2, None] - K[..., 0, 1, None] * y) / K[..., 0, 0, None]
+    return F.normalize(torch.stack([x, y, torch.ones_like(x)], dim=-1), dim=-1)
+
+
+def project(
+    points: Float[Tensor, "*batch points 3"], K: Float[Tensor, "*batch 3 3"]
+) -> Float[Tensor, "*batch points 2"]:
+    """Normalised pixel coordinates of points in the camera's frame; behind the camera finite but meaningless."""
+    projected = points @ K.transpose(-1, -2)
+    z = projected[..., 2:] + PROJECTION_EPS
+    z = torch.where(z.abs() < PROJECTION_EPS**2, torch.full_like(z, PROJECTION_EPS**2), z)
+    return projected[..., :2] / z
+
+
+def lookup(
+    features: Float[Tensor, "batch channels h w"], uv: Float[Tensor, "batch *points 2"], align_corners: bool
+) -> Float[Tensor, "batch *points channels"]:
+    """Features at normalised pixel coordinates, bilinear; outside the image the nearest border pixel's."""
+    grid = uv.flatten(1, -2)[:, :, None] * 2 - 1
+    sampled = F.grid_sample(features, grid.to(features.dtype), padding_mode="border", align_corners=align_corners)
+    return sampled[..., 0].transpose(1, 2).unflatten(1, uv.shape[1:-1])
+
+
+class SurfaceRenderer:
+    """Renders rays with a field and a config's sampling; holds no weights of its own."""
+
+    def __init__(self, field: LatentField, config: NetworkConfig) -> None:
+        self.field = field
+        self.config = config
+
+    def render_own(
+        self,
+        features: Float[Tensor, "batch channels h w"],
+        K: Float[Tensor, "batch 3 3"],
+        uv: Float[Tensor, "batch rays 2"],
+    ) -> RaySurfaces:
+        """Rays of frames rendered from their own features alone, in their own camera frames."""
+        directions, depths, samples = self._samples(uv, K)
+        if self.config.authors_conventions:
+            projected = project(samples.flatten(1, 2), K).unflatten(1, samples.shape[1:3])
+            seen = lookup(features, projected, align_corners=True)
+        else:
+            seen = lookup(features, uv, align_corners=False)[:, :, None]
+        rgb, density = self.field(samples[None], seen[None])
+        return self._composite(rgb, density, directions, depths)
+
+    def render_from_context(
+        self,
+        features: Float[Tensor, "batch frames channels h w"],
+        c2w: Float[Tensor, "batch frames 4 4"],
+        K: Float[Tensor, "batch frames 3 3"],
+        targets: Int[Tensor, "targets"],
+        contexts: Int[Tensor, "targets views"],
+        uv: Float[Tensor, "batch targets rays 2"],
+    ) -> RaySurfaces:
+        """Rays of the `targets` rendered from the features of their `contexts`, through the poses."""
+        batch, count = uv.shape[:2]
+        directions, depths, samples = self._samples(uv.flatten(0, 1), K[:, targets].flatten(0, 1))
+        samples_flat = samples.flatten(1, 2)
+        points_views, seen_views, valid_views = [], [], []
+        for frames in contexts.unbind(-1):
+            T_context_target = (se3.inverse(c2w[:, frames]) @ c2w[:, targets]).flatten(0, 1)
+            points = se3.transform(T_context_target[:, None], samples_flat)
+            K_view = K[:, targets if self.config.authors_conventions else frames].flatten(0, 1)
+            seen_from = features[:, frames].flatten(0, 1)
+            seen_views.append(lookup(seen_from, project(points, K_view), self.config.authors_conventions))
+            points_views.append(points)
+            valid_views.append(points[..., 2] > 0)
+        valid = None if self.config.authors_conventions else torch.stack(valid_views)
+        rgb, density = self.field(torch.stack(points_views), torch.stack(seen_views), valid)
+        shape = samples.shape[1:3]
+        surfaces = self._composite(rgb.unflatten(1, shape), density.unflatten(1, shape), directions, depths)
+        return RaySurfaces(*(x.unflatten(0, (batch, count)) for x in vars(surfaces).values()))
+
+    def _samples(
+        self, uv: Float[Tensor, "batch rays 2"], K: Float[Tensor, "batch 3 3"]
+    ) -> tuple[Float[Tensor, "batch rays 3"], Float[Tensor, "samples"], Float[Tensor, "batch rays samples 3"]]:
+        directions = unit_rays(uv, K)
+        depths = geometric_depths(self.config.near, self.config.far, self.config.num_samples, uv)
+        return directions, depths, directions[:, :, None] * depths[:, None]
+
+    def _composite(
+        self,
+        rgb: Float[Tensor, "batch rays samples 3"],
+        density: Float[Tensor, "batch rays samples"],
+        directions: Float[Tensor, "batch rays 3"],
+        depths: Float[Tensor, "samples"],
+    ) -> RaySurfaces:
+        weights = compositing_weights(density.to(depths.dtype), depths, self.config.opaque_far)
+        depth = (weights * depths).sum(-1, keepdim=True)
+        # Samples lie on the ray, so their weighted sum is the expected distance along it.
+        return RaySurfaces(
+            rgb=(weights[..., None] * rgb).sum(-2),
+            points=depth * directions,
+            depth=depth,
+            accumulation=weights.sum(-1, keepdim=True),
+        )
