@@ -13,6 +13,8 @@ from flowcam_ns.synthetic.primitives import Box, Cylinder, Room, Solid, Sphere
 CLUSTER_RADIUS = 2.0
 """The room's middle group stands inside this radius; the lane for the camera is the ring outside it."""
 LANE_OUTER = 4.3
+LANE_Y = (-6.8, 3.2)
+"""On the lane's side the ring is lengthened to a straight lane along y, for motions that go ahead."""
 TOWN_HALF = 30.0
 TOWN_LANE_RADIUS = 15.0
 TOWN_LANE_HALF_WIDTH = 1.7
@@ -25,7 +27,8 @@ class Layout:
     """The solids of a scene; the first one is the room around all others."""
 
     solids: list[Solid]
-    kind: str
+    flip: tuple[float, float] = (1.0, 1.0)
+    """Signs of x and y that turn the straight lane (at positive x, walked towards positive y) to its place."""
 
     @property
     def room(self) -> Solid:
@@ -39,7 +42,8 @@ def town_lane_radius(angle: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
 
 
 def room_layout(rng: np.random.Generator) -> Layout:
-    """A room of about 12 x 16 m with 5-9 solids in its middle and 6-11 along its walls."""
+    """A room of about 12 x 16 m with 5-9 solids in its middle, some 10 along its walls and pictures on them."""
+    flip = (float(rng.choice([-1.0, 1.0])), float(rng.choice([-1.0, 1.0])))
     half = np.array([rng.uniform(5.8, 6.8), rng.uniform(7.2, 8.6), rng.uniform(2.0, 2.8)])
     solids: list[Solid] = [Room(np.array([0, 0, half[2]]), half)]
 
@@ -55,16 +59,15 @@ def room_layout(rng: np.random.Generator) -> Layout:
 
     def walls_free(solid: Solid) -> bool:
         inside = np.all(np.abs(solid.centre[:2]) + _radius(solid) < half[:2] - GAP)
-        # The lane is a ring around the middle, widened to a strip along y on both sides.
-        x, y = np.abs(solid.centre[:2])
-        in_strip = x - _radius(solid) < LANE_OUTER and x + _radius(solid) > CLUSTER_RADIUS
-        in_ring = np.hypot(x, y) - _radius(solid) < LANE_OUTER
-        return bool(inside) and not in_strip and not in_ring
+        x, y, radius = *(solid.centre[:2] * flip), _radius(solid)
+        beside = x - radius > LANE_OUTER or x + radius < CLUSTER_RADIUS or not LANE_Y[0] < y < LANE_Y[1] + radius
+        return bool(inside) and beside and np.hypot(x, y) - radius > LANE_OUTER
 
     _place(rng, solids, int(rng.integers(5, 10)), in_middle, middle_free, (0.22, 0.55), (0.15, 0.95))
-    _place(rng, solids, int(rng.integers(6, 12)), along_walls, walls_free, (0.3, 0.75), (0.3, 1.3))
+    _place(rng, solids, int(rng.integers(11, 17)), along_walls, walls_free, (0.25, 0.75), (0.3, 1.3))
     _stack(rng, solids)
-    return Layout(solids, "room")
+    _hang(rng, solids, half)
+    return Layout(solids, flip)
 
 
 def town_layout(rng: np.random.Generator) -> Layout:
@@ -91,7 +94,7 @@ def town_layout(rng: np.random.Generator) -> Layout:
     _place(rng, solids, 90, beside_lane, lane_free, (0.3, 0.9), (0.3, 1.6))
     _place(rng, solids, 40, anywhere, lane_free, (0.6, 2.4), (0.8, 3.0))
     _stack(rng, solids)
-    return Layout(solids, "town")
+    return Layout(solids)
 
 
 def _radius(solid: Solid) -> float:
@@ -147,3 +150,18 @@ def _stack(rng: np.random.Generator, solids: list[Solid]) -> None:
         else:
             size = np.array([width, width, width]) * 0.7
             solids.append(Box(np.array([*base.centre[:2], top + size[2]]), size, rng.uniform(0, np.pi)))
+
+
+def _hang(rng: np.random.Generator, solids: list[Solid], half: Float[np.ndarray, "3"]) -> None:
+    """Hang pictures and boards, 5 to 30 cm thick, on all four walls."""
+    for wall in range(4):
+        across, sign = wall % 2, 1 if wall < 2 else -1
+        along = 1 - across
+        for place in np.arange(-half[along] + 1, half[along] - 1, 2.2):
+            if rng.random() < 0.45:
+                continue
+            size, centre = np.empty(3), np.empty(3)
+            size[along], size[2], size[across] = rng.uniform(0.3, 0.85), rng.uniform(0.25, 0.7), rng.uniform(0.05, 0.3)
+            centre[along], centre[2] = place + rng.uniform(-0.2, 0.2), rng.uniform(1.2, 2 * half[2] - 1)
+            centre[across] = sign * half[across]
+            solids.append(Box(centre, size))

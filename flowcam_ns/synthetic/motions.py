@@ -44,6 +44,12 @@ class Path:
         poses[:, :3, 3] = self.position
         return poses
 
+    def flipped(self, flip: tuple[float, float]) -> Path:
+        """The path mirrored in x and/or y (signs)."""
+        yaw = self.yaw if flip[0] > 0 else np.pi - self.yaw
+        yaw = yaw if flip[1] > 0 else -yaw
+        return Path(self.position * [*flip, 1.0], yaw, self.pitch, self.roll * flip[0] * flip[1])
+
 
 class Wobble:
     """Smooth random movement over time: a sum of sines with random phases."""
@@ -73,7 +79,7 @@ def _side(rng: np.random.Generator) -> float:
 
 def orbit(rng: np.random.Generator) -> Curve:
     """Around the middle of the room, looking at it."""
-    radius, start, sweep = rng.uniform(3.0, 3.6), rng.uniform(0, 2 * np.pi), _side(rng) * rng.uniform(0.9, 1.3)
+    radius, start, sweep = rng.uniform(3.0, 3.6), rng.uniform(0, 2 * np.pi), _side(rng) * rng.uniform(1.3, 1.7)
     height, rise, gaze = rng.uniform(1.1, 1.7), rng.uniform(-0.3, 0.3), rng.uniform(0.5, 0.9)
     sway = Wobble(rng, 0.7, 2)
 
@@ -89,15 +95,14 @@ def orbit(rng: np.random.Generator) -> Curve:
 
 def forward(rng: np.random.Generator) -> Curve:
     """Straight ahead along the lane, past the middle group, looking slightly towards it."""
-    side, way = _side(rng), _side(rng)
-    lane, height = side * rng.uniform(2.9, 3.5), rng.uniform(1.1, 1.6)
-    start, length = rng.uniform(-5.8, -5.2), rng.uniform(5.5, 6.5)
+    lane, height = rng.uniform(2.9, 3.4), rng.uniform(1.1, 1.6)
+    start, length = rng.uniform(-6.0, -5.6), rng.uniform(6.4, 7.4)
     inward, drift, look_down = rng.uniform(0.1, 0.3), rng.uniform(-0.25, 0.25), rng.uniform(0.05, 0.15)
     sway = Wobble(rng, 0.5, 1.5)
 
     def curve(t: Float64[np.ndarray, "n"]) -> Path:
-        position = np.stack([lane + drift * t, way * (start + length * t), height + 0.05 * sway(t)], axis=-1)
-        yaw = way * np.pi / 2 + side * way * inward + 0.03 * sway(t + 0.2)
+        position = np.stack([lane + drift * t, start + length * t, height + 0.05 * sway(t)], axis=-1)
+        yaw = np.pi / 2 + inward + 0.03 * sway(t + 0.2)
         return Path(position, yaw, np.full(len(t), -look_down), 0.01 * sway(t + 0.5))
 
     return curve
@@ -105,15 +110,14 @@ def forward(rng: np.random.Generator) -> Curve:
 
 def sideways(rng: np.random.Generator) -> Curve:
     """Along the lane with the middle group straight in view: everything slides by."""
-    side, way = _side(rng), _side(rng)
-    lane, height = side * rng.uniform(3.3, 3.9), rng.uniform(1.0, 1.6)
-    start, length = rng.uniform(-2.3, -1.7), rng.uniform(3.3, 4.2)
+    lane, height = rng.uniform(3.2, 3.8), rng.uniform(1.0, 1.6)
+    start, length = rng.uniform(-2.6, -2.2), rng.uniform(4.2, 5.0)
     slant, look_down = rng.uniform(-0.2, 0.2), rng.uniform(0.08, 0.2)
     sway = Wobble(rng, 0.5, 1.5)
 
     def curve(t: Float64[np.ndarray, "n"]) -> Path:
-        position = np.stack([lane + 0.1 * sway(t), way * (start + length * t), height + 0.05 * sway(t + 0.4)], axis=-1)
-        yaw = np.pi * (side > 0) + slant + 0.03 * sway(t + 0.2)
+        position = np.stack([lane + 0.1 * sway(t), start + length * t, height + 0.05 * sway(t + 0.4)], axis=-1)
+        yaw = np.pi + slant + 0.03 * sway(t + 0.2)
         return Path(position, yaw, np.full(len(t), -look_down), 0.01 * sway(t + 0.5))
 
     return curve
@@ -122,39 +126,36 @@ def sideways(rng: np.random.Generator) -> Curve:
 def walk(rng: np.random.Generator) -> Curve:
     """Handheld, on foot around the middle group: steps, sway and a restless gaze."""
     way, start = _side(rng), rng.uniform(0, 2 * np.pi)
-    radius, sweep, height = rng.uniform(3.0, 3.6), rng.uniform(0.8, 1.2), rng.uniform(1.3, 1.6)
+    radius, sweep, height = rng.uniform(3.0, 3.6), rng.uniform(1.1, 1.5), rng.uniform(1.3, 1.6)
     gaze_lead = rng.uniform(0.1, 0.7)
     drift = [Wobble(rng, 0.6, 3) for _ in range(4)]
     step = Wobble(rng, 4, 9, terms=3)
 
     def curve(t: Float64[np.ndarray, "n"]) -> Path:
         angle = start + way * sweep * t
-        distance = radius + 0.2 * drift[0](t)
+        distance = radius + 0.15 * drift[0](t)
         height_now = height + 0.03 * step(t) + 0.04 * drift[1](t)
         position = np.stack([distance * np.cos(angle), distance * np.sin(angle), height_now], axis=-1)
         yaw, pitch = _toward(position, np.tile([0.0, 0.0, 0.8], (len(t), 1)))
-        yaw = yaw - way * gaze_lead + 0.09 * drift[2](t) + 0.006 * step(t + 0.1)
-        return Path(position, yaw, pitch + 0.05 * drift[3](t) + 0.006 * step(t + 0.2), 0.025 * drift[0](t + 0.7))
+        yaw = yaw - way * gaze_lead + 0.05 * drift[2](t) + 0.004 * step(t + 0.1)
+        return Path(position, yaw, pitch + 0.03 * drift[3](t) + 0.004 * step(t + 0.2), 0.02 * drift[0](t + 0.7))
 
     return curve
 
 
 def turn(rng: np.random.Generator) -> Curve:
     """Forward along the lane, then around the corner towards the middle group, still creeping ahead."""
-    side, way = _side(rng), _side(rng)
-    lane, height = side * rng.uniform(2.9, 3.5), rng.uniform(1.1, 1.6)
-    start, length = rng.uniform(-5.4, -4.9), rng.uniform(3.6, 4.2)
-    angle, look_down = rng.uniform(0.7, 0.9), rng.uniform(0.05, 0.15)
+    lane, height = rng.uniform(2.9, 3.4), rng.uniform(1.1, 1.6)
+    start, length = rng.uniform(-5.9, -5.4), rng.uniform(4.6, 5.4)
+    angle, look_down = rng.uniform(0.6, 0.75), rng.uniform(0.05, 0.15)
     sway = Wobble(rng, 0.5, 1.5)
 
     def curve(t: Float64[np.ndarray, "n"]) -> Path:
-        ahead = np.where(t < 0.5, t, t - 0.5 * np.clip(t - 0.5, 0, None) ** 2 / 0.5) * length / 0.875
-        u = np.clip((t - 0.45) / 0.55, 0, 1)
+        slowed = t - 0.6 * np.clip(t - 0.5, 0, None) ** 2
+        u = np.clip((t - 0.4) / 0.6, 0, 1)
         turned = angle * u * u * (3 - 2 * u)
-        position = np.stack(
-            [np.full(len(t), lane) - side * 0.6 * turned**2, way * (start + ahead), height + 0.04 * sway(t)], axis=-1
-        )
-        yaw = way * np.pi / 2 + side * way * turned + 0.02 * sway(t + 0.2)
+        position = np.stack([lane - 0.6 * turned**2, start + length * slowed, height + 0.04 * sway(t)], axis=-1)
+        yaw = np.pi / 2 + turned + 0.02 * sway(t + 0.2)
         return Path(position, yaw, np.full(len(t), -look_down), 0.01 * sway(t + 0.5))
 
     return curve
@@ -251,7 +252,7 @@ def make_poses(
     step = 1 / (max(frames, NORMAL_FRAMES_OF.get(motion, NORMAL_FRAMES)) - 1)
     time = min(start, 1 - step * (frames - 1)) + step * np.arange(frames)
     for draw in range(DRAWS):
-        poses = MOTIONS[motion](np.random.default_rng([seed, 4, draw]))(time).c2w()
+        poses = MOTIONS[motion](np.random.default_rng([seed, 4, draw]))(time).flipped(scene.layout.flip).c2w()
         if _free(scene, poses):
             return poses
     raise FlowCamError(f"seed {seed} leaves no room for the motion {motion!r}: choose another seed")
@@ -262,6 +263,4 @@ def _free(scene: Scene, poses: Float64[np.ndarray, "frames 4 4"]) -> bool:
     position, ahead = poses[:, :3, 3], poses[:, :3, 2]
     if scene.clearance(position).min() < MIN_CLEARANCE:
         return False
-    return all(
-        scene.clearance(position + distance * ahead).min() > 0 for distance in np.linspace(0.2, WALL_SIGHT, 5)
-    )
+    return all(scene.clearance(position + distance * ahead).min() > 0 for distance in np.linspace(0.2, WALL_SIGHT, 5))
