@@ -1,0 +1,61 @@
+"""Frames shared by everything that lives in one process: decoded once, never copied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from flowcam_ns.errors import FlowCamError
+from flowcam_ns.video.frames import Frames
+from flowcam_ns.video.options import FrameOptions
+
+class SharedFrames:
+    """Decoded frames that survive nerfstudio's deep copies of dataset metadata without being duplicated."""
+
+    def __init__(self, frames: Frames) -> None:
+        self.frames = frames
+        self._resized: dict[tuple[int, int], UInt8[np.ndarray, "frames height width 3"]] = {}
+
+    def images(self, width: int, height: int) -> UInt8[np.ndarray, "frames height width 3"]:
+        """All frames at another size (kept: every split and the field read the same array)."""
+        if (height, width) == self.frames.images.shape[1:3]:
+            return self.frames.images
+        if (width, height) not in self._resized:
+            # Averaging over areas does not alias when shrinking.
+            how = cv2.INTER_AREA if width < self.frames.width else cv2.INTER_LINEAR
+            resized = [cv2.resize(image, (width, height), interpolation=how) for image in self.frames.images]
+            self._resized = {(width, height): np.stack(resized)}
+        return self._resized[width, height]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedFrames:
+        return self
+
+
+_decoded: dict[tuple[str, str, int], SharedFrames] = {}
+
+
+def decode_frames(path: Path, options: FrameOptions) -> SharedFrames:
+    """The frames of `path`, decoded on the first call; the last input stays in memory for the process.
+
+    Raises:
+        FlowCamError: the input cannot be used; the message says why.
+    """
+    if str(path) in ("", "."):
+        raise FlowCamError("no input given: add --data followed by a video file, an image folder or a dataset folder")
+    if not path.exists():
+        raise FlowCamError(f"{path} does not exist: give --data an existing video file, image folder or dataset folder")
+    path = path.resolve()
+    key = (str(path), repr(options), path.stat().st_mtime_ns)
+    if key not in _decoded:
+        from flowcam_ns.video.load import load_frames
+
+        frames = load_frames(path, options)
+        if len(frames) < 2:
+            raise FlowCamError(f"{path} gave {len(frames)} frame: camera motion needs at least 2")
+        _decoded.clear()
+        _decoded[key] = SharedFrames(frames)
+    return _decoded[key]

@@ -1,0 +1,217 @@
+"""The nerfstudio Model: a field over posed frames, its cameras and depths in the checkpoint, outputs for every tool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.models.base_model import Model, ModelConfig
+from torch import Tensor, nn
+
+from flowcam_ns.model.blend_field import BlendField, BlendFieldConfig
+from flowcam_ns.model.camera_optimizer import EstimatedCameras, FlowCameraOptimizer, FlowCameraOptimizerConfig
+from flowcam_ns.model.image_scores import ImageScores, nearest_frame_copy
+from flowcam_ns.model.scene import ContextScene
+from flowcam_ns.model.scene_depth import SceneDepth
+from flowcam_ns.model.view_outputs import induced_flow, normals_from_depth_map, pose_of_rays
+
+FLOW_RANGE = 0.08
+"""Flow, as a share of the image's width, at which the colour wheel is fully saturated."""
+
+
+@dataclass
+class FlowCamModelConfig(ModelConfig):
+    """A field that renders views of a video from the video's own frames and the cameras that flow gave them."""
+
+    _target: type = field(default_factory=lambda: FlowCamModel)
+    """target class to instantiate"""
+    field: BlendFieldConfig = field(default_factory=BlendFieldConfig)
+    """The field."""
+    camera_optimizer: FlowCameraOptimizerConfig = field(default_factory=FlowCameraOptimizerConfig)
+    """Poses from flow."""
+    enable_collider: bool = False
+    """Near and far planes come from the solved depths, not from a collider."""
+    eval_num_rays_per_chunk: int = 8192
+    """Rays rendered at once outside of training."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What all rays of one camera share."""
+
+    pose: Float[Tensor, "4 4"]
+    """OpenCV camera-to-world."""
+    frame: int | None
+    """Set where the view is one of the clip's frames: that frame may not lend itself anything."""
+
+
+class FlowCamModel(Model):
+    """Renders rays of one camera at a time from the frames of the clip."""
+
+    config: FlowCamModelConfig
+
+    def populate_modules(self) -> None:
+        """Build the field and the buffers that the pose solve fills."""
+        super().populate_modules()
+        metadata: dict[str, Any] = self.kwargs["metadata"]
+        frame_count: int = metadata["frame_count"]
+        self.camera_optimizer: FlowCameraOptimizer = self.config.camera_optimizer.setup(
+            num_cameras=frame_count, device=self.kwargs.get("device", "cpu")
+        )
+        self.scene_depth = SceneDepth(frame_count)
+        self.field = BlendField(self.config.field)
+        self.scores = ImageScores()
+
+    def adopt(
+        self,
+        cameras: EstimatedCameras,
+        inverse_depth: Float[Tensor, "frames h w"],
+        confidence: Float[Tensor, "frames h w"],
+    ) -> None:
+        """Take solved cameras and dense depths; rendering works from here on."""
+        self.camera_optimizer.set_cameras(cameras)
+        self.scene_depth.set_depth(inverse_depth, confidence)
+        self.rebuild_scene()
+
+    def rebuild_scene(self) -> None:
+        """Hand the field its frames, from the buffers (after a solve or a checkpoint)."""
+        metadata: dict[str, Any] = self.kwargs["metadata"]
+        estimated = self.camera_optimizer.cameras()
+        width, height = metadata["render_size"]
+        inverse_depth, confidence = self.scene_depth.depth()
+        usable = estimated.posed.clone()
+        usable[list(metadata["held_out"])] = False
+        self.field.set_scene(
+            ContextScene(
+                images=torch.from_numpy(metadata["frames"].images(width, height)),
+                c2w=estimated.c2w,
+                camera=estimated.camera.scaled_to(width, height),
+                inverse_depth=inverse_depth,
+                confidence=confidence,
+                usable=usable,
+            )
+        )
+
+    def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The field's weights; poses are solved, not descended."""
+        return {"fields": [*self.field.parameters(), self.device_indicator_param]}
+
+    def get_outputs(self, ray_bundle: RayBundle | Cameras) -> dict[str, Tensor]:
+        """Render a bundle of rays of one camera."""
+        assert isinstance(ray_bundle, RayBundle)
+        return self._render(ray_bundle, self._view_of(ray_bundle))
+
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
+        """Render the image of one camera."""
+        bundle = camera.to(self.device).generate_rays(camera_indices=0, keep_shape=True, obb_box=obb_box)
+        return self.get_outputs_for_camera_ray_bundle(bundle)
+
+    @torch.no_grad()
+    def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
+        """Render an image of rays piece by piece; the view's context frames are chosen once, so pieces have no seams."""
+        device = camera_ray_bundle.origins.device
+        height, width = camera_ray_bundle.origins.shape[:2]
+        bundle = camera_ray_bundle.to(self.device)
+        view = self._view_of(bundle)
+        guide = self._guide(bundle, view)
+        step = self.config.eval_num_rays_per_chunk
+        pieces = [
+            self._render(bundle.get_row_major_sliced_ray_bundle(start, start + step), view, guide)
+            for start in range(0, height * width, step)
+        ]
+        return {name: torch.cat([p[name] for p in pieces]).view(height, width, -1).to(device) for name in pieces[0]}
+
+    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
+        """Colour with accumulation as alpha."""
+        return torch.cat([outputs[output_name], outputs["accumulation"]], dim=-1)
+
+    def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """PSNR of a batch of rays."""
+        error = (outputs["rgb"].detach() - batch["image"].to(self.device)).square().mean()
+        return {"psnr": -10 * torch.log10(error.clamp(min=1e-10))}
+
+    def get_loss_dict(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Colour error of a batch of rays."""
+        error = (outputs["rgb"] - batch["image"].to(self.device)).square().mean()
+        return {"rgb_loss": error + 0.0 * self.device_indicator_param.sum()}
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Scores of a held-out frame, and those of simply showing the nearest frame in its place."""
+        truth, rendered = batch["image"].to(self.device), outputs["rgb"].to(self.device)
+        scores = self.scores(rendered, truth)
+        scene = self.field.scene
+        images = {"img": torch.cat([truth, rendered], dim=1)}
+        if scene is not None:
+            copy = nearest_frame_copy(scene, int(batch["frame_index"])).to(truth)
+            scores |= {f"nearest_{name}": value for name, value in self.scores(copy, truth).items()}
+        for name in ("accumulation", "depth", "confidence"):
+            shown = outputs[name] / outputs[name].max().clamp(min=1e-6) if name == "depth" else outputs[name]
+            images[name] = shown.expand(*shown.shape[:-1], 3)
+        images["flow"] = outputs["flow"]
+        return scores, images
+
+    def _view_of(self, bundle: RayBundle) -> View:
+        """Pose and frame of the one camera that cast these rays."""
+        frames = bundle.metadata.get("frame_index")
+        origins, directions = bundle.origins, bundle.directions
+        if frames is not None:
+            frame = int(frames.flatten()[0])
+            return View(self.camera_optimizer.c2w[frame].to(origins), frame)
+        if directions.ndim == 2:
+            directions, origins = directions[None], origins[None]
+        return View(pose_of_rays(origins, directions), None)
+
+    def _guide(self, bundle: RayBundle, view: View) -> Any:
+        if self.field.scene is None:
+            return None
+        forward = view.pose[:3, 2]
+        directions = bundle.directions.reshape(-1, 3)
+        return self.field.guide_for(view.pose[:3, 3], directions, forward, view.frame)
+
+    def _render(self, bundle: RayBundle, view: View, guide: Any = None) -> dict[str, Tensor]:
+        if self.field.scene is None:
+            return self._blank(bundle)
+        outputs = self.field(
+            bundle.origins, bundle.directions, exclude=view.frame, forward=view.pose[:3, 2], guide=guide
+        )
+        if not self.training:
+            outputs |= self._geometry(bundle, view, outputs["depth"])
+        return outputs
+
+    @torch.no_grad()
+    def _geometry(self, bundle: RayBundle, view: View, depth: Float[Tensor, "rays 1"]) -> dict[str, Tensor]:
+        """Flow to the nearest context frame (colour wheel) and normals (0..1) of what the rays hit."""
+        from flowcam_ns.flow.color_wheel import flow_to_color
+
+        scene = self.field.scene
+        assert scene is not None
+        points = bundle.origins + bundle.directions * depth
+        shape = points.shape
+        points = points.reshape(-1, 3)
+        nearest, _ = self.field.contexts_of(view.pose[:3, 3], view.pose[:3, 2], 1, view.frame)
+        frame = int(nearest[0])
+        c2w = scene.c2w[frame].to(points)
+        flow = induced_flow(points, view.pose.to(points), c2w, scene.camera)
+        colour = flow_to_color(flow[None], FLOW_RANGE * scene.camera.width)[0]
+        normals = normals_from_depth_map(points, scene.inverse_depth[frame].to(points), c2w, scene.camera)
+        return {
+            "flow": torch.as_tensor(colour).to(points).reshape(shape),
+            "normals": ((normals + 1) / 2).clamp(0, 1).reshape(shape),
+        }
+
+    def _blank(self, bundle: RayBundle) -> dict[str, Tensor]:
+        """What can be shown before poses are known: the same outputs, grey."""
+        grey = torch.full_like(bundle.directions, 0.5)
+        zero = torch.zeros_like(grey[..., :1])
+        outputs = {"rgb": grey, "depth": zero + 1, "accumulation": zero, "confidence": zero.clone()}
+        return outputs if self.training else outputs | {"flow": grey.clone(), "normals": grey.clone()}

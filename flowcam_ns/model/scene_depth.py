@@ -1,0 +1,38 @@
+"""Dense depth of every frame in the checkpoint, small: half-precision inverse depth and one byte of confidence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class SceneDepth(nn.Module):
+    """Buffers that take the size of whatever is set or loaded."""
+
+    inverse_depth: Tensor
+    confidence: Tensor
+
+    def __init__(self, frame_count: int) -> None:
+        super().__init__()
+        self.register_buffer("inverse_depth", torch.zeros(frame_count, 1, 1, dtype=torch.float16))
+        self.register_buffer("confidence", torch.zeros(frame_count, 1, 1, dtype=torch.uint8))
+
+    def set_depth(self, inverse_depth: Float[Tensor, "frames h w"], confidence: Float[Tensor, "frames h w"]) -> None:
+        """Store inverse depths (1 / z, world units) and confidences (0..1)."""
+        largest = torch.finfo(torch.float16).max
+        self.inverse_depth = inverse_depth.clamp(0, largest).to(self.inverse_depth)
+        self.confidence = (confidence.clamp(0, 1) * 255).round().to(self.confidence)
+
+    def depth(self) -> tuple[Float[Tensor, "frames h w"], Float[Tensor, "frames h w"]]:
+        """Inverse depths and confidences in float32."""
+        return self.inverse_depth.float(), self.confidence.float() / 255
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("inverse_depth", "confidence"):
+            stored = state_dict.get(prefix + name)
+            if stored is not None:
+                setattr(self, name, torch.empty_like(stored, device=getattr(self, name).device))
+        super()._load_from_state_dict(state_dict, prefix, *args)

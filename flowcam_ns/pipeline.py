@@ -1,0 +1,184 @@
+"""The order of things in a run: poses and depths in the first train step, then the field; the same state after loading."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from flowcam_ns.console import one_line_errors
+from flowcam_ns.data.datamanager import FlowCamDataManager, FlowCamDataManagerConfig
+from flowcam_ns.data.held_out import held_out_frames
+from flowcam_ns.data.solve import Reconstruction, reconstruct
+from flowcam_ns.errors import FlowCamError
+from flowcam_ns.geometry.metrics import score_trajectory
+from flowcam_ns.model.camera_optimizer import EstimatedCameras
+from flowcam_ns.model.flowcam_model import FlowCamModel, FlowCamModelConfig
+from flowcam_ns.viewer.panel import FlowCamPanel
+
+CPU_VIEWER_RESOLUTION = 192
+STATUS_EVERY = 10
+
+
+@dataclass
+class FlowCamPipelineConfig(VanillaPipelineConfig):
+    """Poses from flow, then a field."""
+
+    _target: type = field(default_factory=lambda: FlowCamPipeline)
+    """target class to instantiate"""
+    datamanager: FlowCamDataManagerConfig = field(default_factory=FlowCamDataManagerConfig)
+    """specifies the datamanager config"""
+    model: FlowCamModelConfig = field(default_factory=FlowCamModelConfig)
+    """specifies the model config"""
+    train_seconds: float = 0.0
+    """Stop training the field after this many seconds, the pose solve not counted; 0 for no limit."""
+
+
+class FlowCamPipeline(VanillaPipeline):
+    """nerfstudio's pipeline, with a pose solve before the first step."""
+
+    config: FlowCamPipelineConfig
+    datamanager: FlowCamDataManager
+
+    def __init__(
+        self,
+        config: FlowCamPipelineConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        **kwargs: Any,
+    ) -> None:
+        with one_line_errors():
+            super().__init__(config, device=device, test_mode=test_mode, **kwargs)
+        on_cpu = torch.device(device).type == "cpu"
+        self.viewer_panel = FlowCamPanel(CPU_VIEWER_RESOLUTION if on_cpu else None)
+        self._run_folder: Path | None = None
+        self._field_started: float | None = None
+
+    @property
+    def flowcam(self) -> FlowCamModel:
+        """The model, with its own type."""
+        return cast(FlowCamModel, self.model)
+
+    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+        """One step of the field; the first one solves the poses before."""
+        with one_line_errors():
+            if not self.flowcam.camera_optimizer.is_solved:
+                self._solve()
+            if self._field_started is None:
+                self._field_started = time.monotonic()
+            return super().get_train_loss_dict(step)
+
+    def _solve(self) -> None:
+        frames = self.datamanager.frames
+        with Progress(
+            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=CONSOLE, transient=True
+        ) as bars:
+            task = bars.add_task("Camera poses from optical flow", total=1.0)
+
+            def report(stage: str, fraction: float, c2w: Tensor | None) -> None:
+                bars.update(task, description=stage, completed=fraction)
+                self.viewer_panel.status(f"**{stage}**: {fraction:.0%}")
+                if c2w is not None:
+                    self._show(c2w, torch.ones(len(c2w), dtype=torch.bool))
+
+            solved = reconstruct(frames, held_out_frames(len(frames)), self.config, report)
+        self.flowcam.adopt(solved.cameras, solved.inverse_depth, solved.confidence)
+        self._spread_cameras(solved.cameras)
+        for line in summary(solved, frames.sources):
+            CONSOLE.log(line)
+
+    def _spread_cameras(self, cameras: EstimatedCameras) -> None:
+        """Cameras into every copy that nerfstudio keeps, and into the viewer."""
+        self.datamanager.set_cameras(cameras)
+        self._show(cameras.c2w, cameras.posed)
+        first = int(cameras.posed.nonzero()[0])
+        inverse = self.flowcam.scene_depth.depth()[0]
+        seen = inverse[inverse > 0]
+        depth = 1 / float(seen.median()) if len(seen) else 1.0
+        lens = cameras.camera
+        self.viewer_panel.set_start_view(cameras.c2w[first].numpy(), depth, 2 * math.atan(lens.height / 2 / lens.fy))
+
+    def _show(self, c2w: Tensor, posed: Tensor) -> None:
+        shown = dict(enumerate(self.datamanager.train_dataset.metadata["frame_index"].tolist()))
+        self.viewer_panel.push_cameras(c2w.detach().cpu().double().numpy(), shown, posed.cpu().numpy())
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """Load a checkpoint, then put its cameras and depths back to where tools read them."""
+        with one_line_errors():
+            optimizer = self.flowcam.camera_optimizer
+            stored = next((v for k, v in loaded_state.items() if k.endswith("camera_optimizer.c2w")), None)
+            if stored is not None and len(stored) != optimizer.num_cameras:
+                raise FlowCamError(
+                    f"the checkpoint holds {len(stored)} frames but the input now gives {optimizer.num_cameras}: "
+                    "the video or the frame options have changed since it was trained"
+                )
+            super().load_pipeline(loaded_state, step)
+            if not optimizer.is_solved:
+                return
+            self.flowcam.rebuild_scene()
+            cameras = optimizer.cameras()
+            self.datamanager.drop_unposed(cameras)
+            self._spread_cameras(cameras)
+            self.viewer_panel.status(f"Loaded from step {step}")
+
+    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """nerfstudio's callbacks, and ours after each step: status line and time budget."""
+        trainer = training_callback_attributes.trainer
+
+        def after_step(step: int) -> None:
+            elapsed = time.monotonic() - (self._field_started or time.monotonic())
+            if step % STATUS_EVERY == 0:
+                self.viewer_panel.status(f"**Training the field**: step {step}, {elapsed:.0f} s")
+            if trainer is not None and 0 < self.config.train_seconds <= elapsed:
+                trainer.stop_training = True
+
+        def after_train(step: int) -> None:
+            self.viewer_panel.status(f"**Done** after {step + 1} steps")
+
+        own = [
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], after_step, update_every_num_iters=1),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], after_train),
+        ]
+        return super().get_training_callbacks(training_callback_attributes) + own
+
+    def get_average_eval_image_metrics(
+        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
+    ) -> dict[str, float]:
+        """Means over the held-out frames, and pose scores where the input came with true poses."""
+        with one_line_errors():
+            metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
+            metrics |= self.pose_scores()
+        return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+    def pose_scores(self) -> dict[str, float]:
+        """Scores of the estimated cameras of all frames (held-out frames' poses come from flow too)."""
+        truth = self.datamanager.frames.ground_truth
+        optimizer = self.flowcam.camera_optimizer
+        if truth is None or not optimizer.is_solved:
+            return {}
+        cameras = optimizer.cameras()
+        scores = score_trajectory(
+            cameras.c2w, torch.from_numpy(truth.c2w), cameras.posed, cameras.camera, truth.camera
+        ).as_dict()
+        return {f"pose_{name}": float(value) for name, value in scores.items() if value is not None}
+
+
+def summary(solved: Reconstruction, sources: list[str]) -> list[str]:
+    """Lines that tell what the solve found."""
+    alignment = solved.alignment
+    camera = alignment.camera
+    lines = [
+        f"Posed {int(alignment.posed.sum())} of {len(alignment.posed)} frames; focal length {camera.fx:.1f} px at "
+        f"{camera.width}x{camera.height}; reprojection error {alignment.reprojection_error:.2f} px"
+    ]
+    lines += [f"Frame {sources[i]} has no pose: {reason}" for i, reason in sorted(alignment.unposed_reasons.items())]
+    return lines + [f"Warning: {text}" for text in alignment.warnings]

@@ -1,0 +1,60 @@
+"""What the plugin arranges when nerfstudio loads it: an `ffmpeg` for the commands that write videos."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+
+def ensure_ffmpeg() -> Path | None:
+    """Put the ffmpeg that imageio-ffmpeg ships on PATH where the system has none; returns the folder added, if any.
+
+    nerfstudio and mediapy look for an executable of exactly that name; the wheel's is called otherwise, so a link of
+    the right name is made in the user's cache folder. Nothing is imported: this runs in every ns-* command.
+    """
+    if shutil.which("ffmpeg") is not None:
+        return None
+    binary = _packaged_ffmpeg()
+    if binary is None:
+        return None
+    name = "ffmpeg.exe" if sys.platform == "win32" else "ffmpeg"
+    for parent in (_cache_folder(), Path(tempfile.gettempdir()) / f"flowcam-{os.getpid()}"):
+        try:
+            folder = _linked(binary, parent / "bin", name)
+        except OSError:
+            continue
+        os.environ["PATH"] = os.pathsep.join(filter(None, [os.environ.get("PATH"), str(folder)]))
+        return folder
+    return None
+
+
+def _packaged_ffmpeg() -> Path | None:
+    spec = importlib.util.find_spec("imageio_ffmpeg")
+    if spec is None or spec.origin is None:
+        return None
+    binaries = sorted((Path(spec.origin).parent / "binaries").glob("ffmpeg-*"))
+    return next((path for path in binaries if os.access(path, os.X_OK)), None)
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "flowcam"
+
+
+def _linked(binary: Path, folder: Path, name: str) -> Path:
+    """`folder`, holding a link `name` to `binary`; made under a temporary name so that two runs do not collide."""
+    link = folder / name
+    if link.exists() and link.resolve() == binary.resolve():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{name}.{os.getpid()}"
+    try:
+        temporary.symlink_to(binary)
+    except OSError:
+        shutil.copy2(binary, temporary)
+    temporary.replace(link)
+    return folder

@@ -1,0 +1,95 @@
+"""nerfstudio's trainer, with inputs checked before it starts, and errors in one line."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+
+from flowcam_ns.console import one_line_errors
+from flowcam_ns.data.datamanager import FlowCamDataManagerConfig
+from flowcam_ns.data.frame_source import decode_frames
+from flowcam_ns.errors import FlowCamError
+
+
+@dataclass
+class FlowCamTrainerConfig(TrainerConfig):
+    """Configuration for training FlowCam."""
+
+    _target: type = field(default_factory=lambda: FlowCamTrainer)
+    """target class to instantiate"""
+
+    def set_timestamp(self) -> None:
+        """The first thing `ns-train` calls: read the input here, so that a bad one leaves no run folder behind."""
+        with one_line_errors():
+            self._make_absolute()
+            datamanager = self._datamanager()
+            path = datamanager.data or datamanager.dataparser.data
+            decode_frames(Path(path), datamanager.dataparser.frames)
+            self._check_output(self.output_dir)
+        super().set_timestamp()
+
+    def set_experiment_name(self) -> None:
+        """Name the run after the video or folder, and keep config.yml valid from any working directory."""
+        self._make_absolute()
+        data = self._datamanager().data
+        if self.experiment_name is None and data is not None:
+            self.experiment_name = data.stem if data.is_file() else _folder_name(data)
+        super().set_experiment_name()
+
+    def _datamanager(self) -> FlowCamDataManagerConfig:
+        datamanager = self.pipeline.datamanager
+        assert isinstance(datamanager, FlowCamDataManagerConfig)
+        return datamanager
+
+    def _make_absolute(self) -> None:
+        datamanager = self._datamanager()
+        self.output_dir = self.output_dir.absolute()
+        for owner in (self, datamanager):
+            if owner.data is not None:
+                owner.data = owner.data.expanduser().absolute()
+        if datamanager.dataparser.frames.masks is not None:
+            datamanager.dataparser.frames.masks = datamanager.dataparser.frames.masks.expanduser().absolute()
+
+    @staticmethod
+    def _check_output(folder: Path) -> None:
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise FlowCamError(f"cannot write to {existing}: choose another folder with --output-dir")
+
+
+class FlowCamTrainer(Trainer):
+    """Trainer that ends with one line where the user can mend what went wrong, and quietly on Ctrl-C."""
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Build pipeline, viewer and optimizers; load a checkpoint where asked."""
+        with one_line_errors():
+            super().setup(test_mode)
+
+    def train(self, *args: Any) -> None:
+        """Train until done; Ctrl-C keeps what has been learnt."""
+        try:
+            with one_line_errors():
+                super().train(*args)
+        except KeyboardInterrupt:
+            self._interrupted()
+            raise SystemExit(0 if self.training_state == "completed" else 130) from None
+        finally:
+            self.shutdown()
+
+    def _interrupted(self) -> None:
+        if self.training_state == "completed":
+            return
+        if self.pipeline.model.camera_optimizer.is_solved:
+            self.save_checkpoint(self.step)
+            print(f"\nInterrupted at step {self.step}; resume with --load-dir {self.checkpoint_dir}")
+        else:
+            print("\nInterrupted before camera poses were found; the next run reuses the optical flow computed so far")
+
+
+def _folder_name(folder: Path) -> str:
+    """Name of a data folder; one that is only called `images` is named after its parent too."""
+    return f"{folder.parent.name}_images" if folder.name == "images" and folder.parent.name else folder.name
