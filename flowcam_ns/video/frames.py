@@ -9,6 +9,9 @@ from jaxtyping import Bool, Float64, UInt8
 
 from flowcam_ns.geometry.camera import Camera
 
+DEFAULT_FPS = 30.0
+"""What a folder of images counts as, in images a second."""
+
 
 @dataclass(frozen=True)
 class GroundTruth:
