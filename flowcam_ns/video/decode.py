@@ -126,7 +126,8 @@ class PictureConverter:
         # Files that name no colour matrix follow the custom: BT.709 for HD, BT.601 below.
         unspecified = picture.colorspace == UNSPECIFIED_COLORSPACE
         matrix = Colorspace.ITU709 if unspecified and picture.height >= HD_HEIGHT else None
-        return reformatter.reformat(picture, *size, pixels, src_colorspace=matrix, interpolation="AREA").to_ndarray()
+        converted = reformatter.reformat(picture, *size, pixels, src_colorspace=matrix, interpolation="AREA")
+        return np.ascontiguousarray(converted.to_ndarray())
 
 
 @contextmanager

@@ -110,7 +110,8 @@ def _take(scan: _Scan, indices: list[int], path: Path, progress: Progress | None
         for row, index in enumerate(indices):
             if row != index:
                 scan.held[row] = scan.held[index]
-        return scan.held[: len(indices)]
+        kept = scan.held[: len(indices)]
+        return kept if len(indices) > 0.7 * len(scan.numbers) else kept.copy()
     width, height = scan.size
     images = np.empty((len(indices), height, width, 3), np.uint8)
     reader = VideoReader(path)
