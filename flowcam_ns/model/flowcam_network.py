@@ -45,8 +45,8 @@ class NetworkOutput:
     """Everything the losses need."""
 
     motion: MotionOutput
-    rendered: RaySurfaces
-    """Frames 1..n at the target rays, from their context frames."""
+    rendered: RaySurfaces | None
+    """Frames 1..n at the target rays, from their context frames; None where there were no target rays."""
 
 
 class FlowCamNetwork(nn.Module):
@@ -69,6 +69,8 @@ class FlowCamNetwork(nn.Module):
     ) -> NetworkOutput:
         """Motion from the `context_rays`, then frames 1..n re-rendered at the `target_rays`."""
         motion = self.estimate_motion(clip, context_rays)
+        if len(target_rays) == 0:
+            return NetworkOutput(motion, None)
         return NetworkOutput(motion, self.rerender(clip, motion.features, motion.c2w, target_rays))
 
     def encode(self, clip: Clip) -> Float[Tensor, "batch frames channels fh fw"]:

@@ -75,10 +75,12 @@ class ReferenceNetwork(nn.Module):
         clip = _clip(arrays)
         context_rays, target_rays = arrays["ctxt_rays"].long(), arrays["trgt_rays"].long()
         output = self.network(clip, context_rays, target_rays)
-        motion = output.motion
+        motion, rendered = output.motion, output.rendered
+        if rendered is None:
+            raise FlowCamError("trgt_rays is empty: name at least one pixel to render")
         outputs = {
-            "rgb": output.rendered.rgb,
-            "depth": output.rendered.depth,
+            "rgb": rendered.rgb,
+            "depth": rendered.depth,
             "ctxt_rgb": motion.surfaces.rgb[:, :-1],
             "ctxt_depth": motion.surfaces.depth[:, :-1],
             "poses": motion.c2w[:, 1:],
