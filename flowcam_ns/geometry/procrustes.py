@@ -7,6 +7,8 @@ unique.
 
 from __future__ import annotations
 
+from typing import cast
+
 import roma
 import torch
 from jaxtyping import Float
@@ -64,7 +66,7 @@ def nearest_rotation(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*bat
     size = matrix.detach().flatten(-2).norm(dim=-1)[..., None, None]
     known = size > torch.finfo(matrix.dtype).tiny * 1e4
     unit = torch.where(known, matrix / torch.where(known, size, 1.0), torch.eye(3).to(matrix))
-    return roma.special_procrustes(unit)
+    return cast(Tensor, roma.special_procrustes(unit))
 
 
 def _at_least_float32(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -5,6 +5,8 @@ Rotations go through roma; a tangent vector is (v, omega): translation part firs
 
 from __future__ import annotations
 
+from typing import cast
+
 import roma
 import torch
 from jaxtyping import Float
@@ -57,7 +59,7 @@ def skew(v: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
 
 def orthonormalized(T: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
     """Rigid motions with their rotation projected back onto SO(3) (after many multiplications)."""
-    return from_rotation_translation(roma.special_procrustes(T[..., :3, :3]), T[..., :3, 3])
+    return from_rotation_translation(cast(Tensor, roma.special_procrustes(T[..., :3, :3])), T[..., :3, 3])
 
 
 def rotation_angle_deg(R: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
