@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import tempfile
+import threading
 import time
 import warnings
 import zipfile
@@ -19,6 +21,8 @@ DEFAULT_MAX_BYTES = 4 * 2**30
 """Size cap of the cache."""
 EVICT_TO = 0.9
 """Eviction goes down to this part of the cap, so that it does not run at every write."""
+MAX_ENTRY_BYTES = 256 * 2**20
+"""A larger file is not one of ours."""
 STALE_SECONDS = 3600
 """A temporary file older than this belongs to a run that died."""
 FOLDER = "flow"
@@ -48,28 +52,29 @@ def cache_key(*parts: bytes | str) -> str:
 class FlowCache:
     """Named bundles of arrays under `directory`/flow; the bundles used longest ago go when `max_bytes` is passed.
 
-    It only ever reads, replaces or deletes files whose names it makes itself. Where it can't write, it says so once and the run goes
-    on without. A method may be called from several threads and processes at once.
+    It only ever reads, replaces or deletes files whose names it makes itself. Where it can't write, it says so once
+    and the run goes on without. A method may be called from several threads and processes at once.
     """
 
     def __init__(self, directory: Path | str | None = None, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self.directory = (Path(directory) if directory is not None else default_cache_dir()) / FOLDER
         self.max_bytes = max_bytes
         self.writable = True
-        self._used: int | None = None
+        self._used: int | None = None  # not known before the first write
+        self._lock = threading.Lock()
 
     def get(self, key: str) -> dict[str, np.ndarray] | None:
         """The arrays stored under `key`; None where there are none or the file is damaged."""
         path = self._path(key)
         try:
+            if path.stat().st_size > MAX_ENTRY_BYTES:
+                return None
             with np.load(path, allow_pickle=False) as bundle:
                 arrays = {name: bundle[name] for name in bundle.files}
         except UNREADABLE:
             return None
-        try:
+        with contextlib.suppress(OSError):
             os.utime(path)  # last use, for eviction: many systems don't keep access times
-        except OSError:
-            pass
         return arrays
 
     def put(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -85,20 +90,20 @@ class FlowCache:
             with os.fdopen(handle, "wb") as file:
                 np.savez(file, **dict(arrays))
             size = temporary.stat().st_size
-            os.replace(temporary, path)
+            temporary.replace(path)
             temporary = None
         except OSError as error:
             self.writable = False
-            warnings.warn(
-                f"The flow cache {self.directory} can't be written ({error}); going on without it.", stacklevel=2
-            )
+            message = f"The flow cache {self.directory} can't be written ({error.strerror}); going on without it."
+            warnings.warn(message, stacklevel=2)
             return
         finally:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
-        self._used = self._entries_size() if self._used is None else self._used + size
-        if self._used > self.max_bytes:
-            self._evict()
+        with self._lock:
+            self._used = sum(size for _, size, _ in self._entries()) if self._used is None else self._used + size
+            if self._used > self.max_bytes:
+                self._evict()
 
     def _path(self, key: str) -> Path:
         path = self.directory / f"flow-{key}.npz"
@@ -119,9 +124,6 @@ class FlowCache:
             except OSError:
                 continue  # another run removed it
         return entries
-
-    def _entries_size(self) -> int:
-        return sum(size for _, size, _ in self._entries())
 
     def _evict(self) -> None:
         entries = sorted(self._entries())

@@ -24,7 +24,7 @@ def forward_backward_confidence(
     tolerance: float = TOLERANCE_PX,
     tolerance_of_flow: float = TOLERANCE_OF_FLOW,
 ) -> Float32[np.ndarray, "h w"]:
-    """Confidence in [0, 1] of `forward`: 1 / (1 + (e / s)^2) for the distance e between a pixel and where it comes back to.
+    """Confidence in [0, 1] of `forward`: 1 / (1 + (e / s)^2), with e how far from itself a pixel comes back.
 
     s is `tolerance` (px) plus `tolerance_of_flow` times the flow's length. 0 where the flow leaves the image.
     """

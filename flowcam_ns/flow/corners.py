@@ -17,9 +17,9 @@ CELL_MARGIN = 0.1
 def strongest_in_cells(
     image: UInt8[np.ndarray, "h w"], cell_width: int, cell_height: int
 ) -> Float32[np.ndarray, "points 2"]:
-    """The pixel with the largest smaller eigenvalue of the structure tensor in each cell, in px (centres at +0.5), row by row.
+    """In each cell the pixel with the largest smaller eigenvalue of the structure tensor, in px, centres at +0.5.
 
-    The cells are centred on the image; an image smaller than a cell is one cell.
+    The cells are in row-major order and centred on the image; an image smaller than a cell is one cell.
     """
     height, width = image.shape
     margin = min(IMAGE_MARGIN, (min(height, width) - 1) // 4)
@@ -31,11 +31,9 @@ def strongest_in_cells(
     cells = cells.reshape(rows, cell_height, columns, cell_width)
     inset_x, inset_y = int(CELL_MARGIN * cell_width), int(CELL_MARGIN * cell_height)
     cells = cells[:, inset_y : cell_height - inset_y, :, inset_x : cell_width - inset_x]
-    inner_height, inner_width = cells.shape[1], cells.shape[3]
     best = cells.transpose(0, 2, 1, 3).reshape(rows * columns, -1).argmax(axis=1)
-    y_in, x_in = np.divmod(best, inner_width)
+    y_in, x_in = np.divmod(best, cells.shape[3])
     row, column = np.divmod(np.arange(rows * columns), columns)
-    assert inner_height > 0
     x = left + column * cell_width + inset_x + x_in
     y = top + row * cell_height + inset_y + y_in
     return np.stack([x, y], axis=-1).astype(np.float32) + np.float32(0.5)

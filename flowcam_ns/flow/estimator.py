@@ -17,14 +17,25 @@ EstimatorName = Literal["auto", "dis", "raft", "raft-small"]
 class FlowEstimator(Protocol):
     """Dense optical flow between two images of one size; safe to call from several threads at once."""
 
-    name: str
-    """What a user calls it."""
-    key: str
-    """Everything that changes its output, in words: part of the name of a cached flow."""
-    color: bool
-    """Whether it wants RGB images [h w 3]; grey images [h w] otherwise."""
-    max_workers: int
-    """How many threads may usefully call it at once."""
+    @property
+    def name(self) -> str:
+        """What a user calls it."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Everything that changes its output, in words: part of the name of a cached flow."""
+        ...
+
+    @property
+    def color(self) -> bool:
+        """Whether it wants RGB images [h w 3]; grey images [h w] otherwise."""
+        ...
+
+    @property
+    def max_workers(self) -> int:
+        """How many threads may usefully call it at once."""
+        ...
 
     def __call__(
         self,
@@ -37,7 +48,7 @@ class FlowEstimator(Protocol):
 
 
 def make_estimator(name: EstimatorName = "auto", device: torch.device | str = "cpu") -> FlowEstimator:
-    """The estimator called `name`; `auto` is RAFT on a CUDA device and OpenCV's DIS elsewhere (RAFT is 100 x slower there).
+    """The estimator called `name`; `auto` is RAFT on a CUDA device and OpenCV's DIS elsewhere (RAFT is 100 x slower).
 
     Weights are loaded at the first use, so this never fails; see `RAFTFlow` for what it raises then.
     """

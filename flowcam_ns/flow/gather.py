@@ -7,9 +7,10 @@ from jaxtyping import Float32, Int16, UInt8
 
 
 class BilinearGather:
-    """Reads maps of one size (flow and confidence) at points in their px (centres at +0.5), a row of points for each map.
+    """Reads maps of one size (flow and confidence) at points in their px (centres at +0.5), one row of points a map.
 
-    The four corners of all points are collected map by map (`read`), so that no map need be kept, and weighted together (`finish`).
+    The four corners of all points are collected map by map (`read`), so that no map need be kept, and weighted
+    together (`finish`).
     """
 
     def __init__(self, points: Float32[np.ndarray, "rows points 2"], height: int, width: int) -> None:

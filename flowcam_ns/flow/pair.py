@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Int16, UInt8
 
-from flowcam_ns.flow.confidence import forward_backward_confidence
+from flowcam_ns.flow.confidence import TOLERANCE_PX, forward_backward_confidence
 
 STEPS_PER_PX = 64.0
 """Fixed-point resolution of a stored flow: steps in one px of the flow image."""
@@ -64,6 +64,4 @@ def confidence_of_half(
     forward: Float32[np.ndarray, "half_h half_w 2"], backward: Float32[np.ndarray, "half_h half_w 2"]
 ) -> Float32[np.ndarray, "half_h half_w"]:
     """Forward-backward confidence on the half-size grid, with the tolerance of the full flow image."""
-    from flowcam_ns.flow.confidence import TOLERANCE_PX
-
     return forward_backward_confidence(forward, backward, tolerance=TOLERANCE_PX / 2)

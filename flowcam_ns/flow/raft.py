@@ -65,7 +65,7 @@ class RAFTFlow:
         return flow[:, :height, :width].permute(1, 2, 0).float().cpu().contiguous().numpy()
 
     def _prepare(self, image: UInt8[np.ndarray, "h w 3"]) -> Float32[Tensor, "3 padded_h padded_w"]:
-        """In [-1, 1], the border repeated to a size RAFT takes (at the right and bottom: pixels stay where they are)."""
+        """In [-1, 1], the right and bottom border repeated to a size RAFT takes (pixels stay where they are)."""
         tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self.device).permute(2, 0, 1).float() / 127.5 - 1
         pad_y, pad_x = (max(-size % MULTIPLE, SMALLEST - size) for size in image.shape[:2])
         return torch.nn.functional.pad(tensor[None], (0, pad_x, 0, pad_y), mode="replicate")[0]

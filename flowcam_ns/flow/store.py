@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 
 import cv2
 import numpy as np
@@ -15,6 +17,7 @@ from flowcam_ns.flow.corners import strongest_in_cells
 from flowcam_ns.flow.estimator import FlowEstimator, make_estimator
 from flowcam_ns.flow.gather import BilinearGather
 from flowcam_ns.flow.pair import STEPS_PER_PX, FlowPair
+from flowcam_ns.flow.threads import one_opencv_thread
 
 Pair = tuple[int, int]
 Progress = Callable[[int, int], None]
@@ -28,9 +31,10 @@ SAMPLED_AT_ONCE = 256
 class FlowStore:
     """Optical flow of a video. Points and targets are in px of the original frames, centres at +0.5.
 
-    Flow is estimated on images whose long side is `long_side` (sides made even, so the two axes scale by slightly different factors; never
-    enlarged), both ways for each pair, by `workers` threads. Up to `memory_bytes` of it stay in memory; what doesn't fit comes from
-    `cache` again, or is recomputed. `masks` are True where a pixel may be used.
+    Flow is estimated on images whose long side is `long_side` (never enlarged; sides made even, so the two axes scale
+    by slightly different factors), both ways for each pair, by `workers` threads. Up to `memory_bytes` of it stay in
+    memory; what doesn't fit comes from `cache` again, or is recomputed. `masks` are True where a pixel may be used.
+    Several threads may use one store at once.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class FlowStore:
         self._digests: dict[int, bytes] = {}
         self._pairs: OrderedDict[Pair, FlowPair] = OrderedDict()
         self._bytes = 0
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,9 +71,10 @@ class FlowStore:
         On Ctrl-C the flows in the making are finished or dropped whole, and what is in the cache stays good.
         """
         wanted = list(dict.fromkeys(ordered(pair) for pair in pairs))
-        for done, _ in enumerate(self._stream(wanted), start=1):
-            if progress is not None:
-                progress(done, len(wanted))
+        with closing(self._stream(wanted)) as stream:
+            for done, _ in enumerate(stream, start=1):
+                if progress is not None:
+                    progress(done, len(wanted))
 
     def sample(
         self,
@@ -79,8 +85,8 @@ class FlowStore:
     ) -> tuple[Float32[np.ndarray, "pairs points 2"], Float32[np.ndarray, "pairs points"]]:
         """Where the points of frame i lie in frame j, for pairs (i, j), and the confidence of that in [0, 1].
 
-        `points` holds a row for each frame, or for each pair where `per_pair` is set. Confidence is 0 where a point or its target lies
-        outside the image or under a mask. Pairs not computed yet are computed.
+        `points` holds a row for each frame, or for each pair where `per_pair` is set. Confidence is 0 where a point or
+        its target lies outside the image or under a mask. Pairs not computed yet are computed.
         """
         points = np.asarray(points, dtype=np.float32)
         expected = len(pairs) if per_pair else len(self)
@@ -102,7 +108,8 @@ class FlowStore:
     ) -> tuple[Float32[np.ndarray, "half_h half_w 2"], Float32[np.ndarray, "half_h half_w"]]:
         """Flow from frame i to j on a grid of half the flow image's size, and its confidence in [0, 1].
 
-        The flow is a fraction of the image's width (x) and height (y), so it holds at any size: multiply by those of the image at hand.
+        The flow is a fraction of the image's width (x) and height (y), so it holds at any size: multiply by those of
+        the image at hand.
         """
         pair = self._pair(ordered((i, j)))
         side = 0 if i < j else 1
@@ -133,10 +140,11 @@ class FlowStore:
         rows: dict[Pair, list[int]] = {}
         for row, (i, j) in enumerate(directed.tolist()):
             rows.setdefault(ordered((i, j)), []).append(row)
-        for key, pair in self._stream(list(rows)):
-            for row in rows[key]:
-                side = int(directed[row, 0] > directed[row, 1])
-                gather.read(row, pair.flow[side], pair.confidence[side])
+        with closing(self._stream(list(rows))) as stream:
+            for key, pair in stream:
+                for row in rows[key]:
+                    side = int(directed[row, 0] > directed[row, 1])
+                    gather.read(row, pair.flow[side], pair.confidence[side])
         flow, confidence = gather.finish()
         targets = sources + flow / (self.scale * np.float32(STEPS_PER_PX))
         confidence = confidence / np.float32(255)
@@ -152,23 +160,23 @@ class FlowStore:
         return inside & self.masks[frames[:, None], pixels[..., 1], pixels[..., 0]]
 
     def _pair(self, key: Pair) -> FlowPair:
-        return next(pair for _, pair in self._stream([key]))
+        with closing(self._stream([key])) as stream:
+            return next(stream)[1]
 
-    def _stream(self, keys: Sequence[Pair]) -> Iterator[tuple[Pair, FlowPair]]:
-        """Every pair of `keys` (i < j, no doubles), those in memory first, the others as the workers finish them in turn."""
+    def _stream(self, keys: Sequence[Pair]) -> Generator[tuple[Pair, FlowPair], None, None]:
+        """Every pair of `keys` (i < j, no doubles): those in memory first, then the others in their order."""
         for i, j in keys:
             if not 0 <= i < j < len(self):
                 raise ValueError(f"no pair ({i}, {j}) of different frames among {len(self)} frames")
         missing = []
         for key in keys:
-            if (pair := self._pairs.get(key)) is None:
+            if (pair := self._recall(key)) is None:
                 missing.append(key)
             else:
-                self._pairs.move_to_end(key)
                 yield key, pair
         if not missing:
             return
-        with OneOpenCVThread(), ThreadPoolExecutor(self.workers, thread_name_prefix="flow") as pool:
+        with one_opencv_thread(), ThreadPoolExecutor(self.workers, thread_name_prefix="flow") as pool:
             waiting: deque[tuple[Pair, Future[FlowPair]]] = deque()
             todo = iter(missing)
             try:
@@ -186,12 +194,21 @@ class FlowStore:
                 for _, future in waiting:
                     future.cancel()
 
+    def _recall(self, key: Pair) -> FlowPair | None:
+        with self._lock:
+            if (pair := self._pairs.get(key)) is not None:
+                self._pairs.move_to_end(key)
+            return pair
+
     def _keep(self, key: Pair, pair: FlowPair) -> None:
-        self._pairs[key] = pair
-        self._bytes += pair.nbytes
-        while self._bytes > self.memory_bytes and len(self._pairs) > 1:
-            _, dropped = self._pairs.popitem(last=False)
-            self._bytes -= dropped.nbytes
+        with self._lock:
+            if key in self._pairs:
+                return
+            self._pairs[key] = pair
+            self._bytes += pair.nbytes
+            while self._bytes > self.memory_bytes and len(self._pairs) > 1:
+                _, dropped = self._pairs.popitem(last=False)
+                self._bytes -= dropped.nbytes
 
     def _estimate(self, key: Pair) -> FlowPair:
         """From the cache or the estimator; runs in a worker thread."""
@@ -222,21 +239,6 @@ class FlowStore:
 
     def _grey(self, image: UInt8[np.ndarray, "h w *rgb"]) -> UInt8[np.ndarray, "h w"]:
         return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
-
-
-class OneOpenCVThread:
-    """OpenCV runs each call on one thread inside this block: our workers are the threads.
-
-    It is a setting of the whole process, hence put back. DIS splits its work, and so its result, by the number of threads; with one, flow is
-    the same on every machine.
-    """
-
-    def __enter__(self) -> None:
-        self._before = cv2.getNumThreads()
-        cv2.setNumThreads(1)
-
-    def __exit__(self, *_: object) -> None:
-        cv2.setNumThreads(self._before)
 
 
 def ordered(pair: Pair) -> Pair:
