@@ -68,6 +68,7 @@ def make_clip(
     height: int = 270,
     camera: Camera | None = None,
     start: float = 0.0,
+    fps: int = DEFAULT_FPS,
 ) -> SyntheticClip:
     """Build the scene of `seed` and film it with `motion` (see `make_poses` for `frames` and `start`).
 
@@ -80,7 +81,7 @@ def make_clip(
     c2w = make_poses(motion, seed, scene, frames, start)
     views = [render(scene, camera, pose) for pose in c2w]
     rgb, depth = np.stack([view[0] for view in views]), np.stack([view[1] for view in views])
-    return SyntheticClip(rgb, depth, c2w, camera, motion, seed)
+    return SyntheticClip(rgb, depth, c2w, camera, motion, seed, fps)
 
 
 def texture_size_for(width: int) -> int:
@@ -101,12 +102,13 @@ def write_video(
     unfinished = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _encode(unfinished, rgb, fps, crf)
-        unfinished.replace(path)
+        try:
+            _encode(unfinished, rgb, fps, crf)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
     except OSError as error:
-        raise FlowCamError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+        raise FlowCamError(f"cannot write {path} ({error.strerror or error}): choose another place") from error
 
 
 def _encode(path: Path, rgb: UInt8[np.ndarray, "frames height width 3"], fps: int, crf: int) -> None:

@@ -27,7 +27,7 @@ WALL_SIGHT = 1.0
 
 @dataclass(frozen=True)
 class Path:
-    """Positions, and directions of sight as yaw (0 along +x, left positive), pitch (up positive) and roll, in radians."""
+    """Positions, and sight lines as yaw (0 along +x, left positive), pitch (up positive) and roll, in radians."""
 
     position: Float64[np.ndarray, "n 3"]
     yaw: Float64[np.ndarray, "n"]
@@ -190,7 +190,7 @@ LOOP_OVERLAP = 0.05
 
 
 def long_walk(rng: np.random.Generator) -> Curve:
-    """Once around the town's winding lane and a little further: some 100 m that return to their start at the very end."""
+    """Once around the town's winding lane and a little further: 100 m that return to their start at the very end."""
     start, way, height = rng.uniform(0, 2 * np.pi), _side(rng), rng.uniform(1.5, 1.7)
     drift = [Wobble(rng, 3, 14) for _ in range(5)]
     step = Wobble(rng, 60, 110, terms=3)
@@ -240,9 +240,9 @@ def make_poses(
 ) -> Float64[np.ndarray, "frames 4 4"]:
     """OpenCV camera-to-world poses of a motion, in free space with an open view.
 
-    At normal speed a room motion lasts 60 frames, `long_walk` 1,000. Fewer frames are a part at normal speed, from `start`
-    (0 to 1) on as far as there is room; more frames are the whole of it filmed at a higher rate. Random draws that come
-    within 0.3 m of a surface, or face one within 1 m, are thrown away.
+    At normal speed a room motion lasts 60 frames, `long_walk` 1,000. Fewer frames are a part at normal speed, from
+    `start` (0 to 1) on as far as there is room; more frames are the whole of it filmed at a higher rate. Random draws
+    that come within 0.3 m of a surface, or face one within 1 m, are thrown away.
     Raises FlowCamError for an unknown motion, or where a scene leaves no room for it.
     """
     if motion not in MOTIONS:

@@ -1,6 +1,6 @@
 """Solids a ray can hit: boxes, spheres and upright cylinders, and the room around them.
 
-World axes: x and y along the floor, z up, metres. A ray is origin + depth * direction; directions are scaled by the caller, so
+World axes: x and y along the floor, z up, metres. A ray is origin + depth * direction; the caller scales directions, so
 that `depth` comes out in the caller's units. Directions are passed as a stack of three planes (3, ...) for speed.
 """
 

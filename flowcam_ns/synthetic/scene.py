@@ -1,4 +1,4 @@
-"""A little world built from a seed: a room or square with boxes, balls and columns, all textured, fixed diffuse light."""
+"""A little world from a seed: a room or square with boxes, balls and columns, all textured, under one fixed light."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Procedural textures: square RGB tiles in [0, 1] that repeat without a seam, built from a random generator.
 
-Every pattern is defined on the unit square and sampled at the wanted size, so that the same seed gives the same pattern at
-every size; octaves of noise that a size cannot carry are left out.
+Every pattern is defined on the unit square and sampled at the wanted size, so that the same seed gives the same pattern
+at every size; octaves of noise that a size cannot carry are left out.
 """
 
 from __future__ import annotations
@@ -53,8 +53,15 @@ def _upsample(lattice: Float32[np.ndarray, "rows cols"], size: int) -> Plane:
 
 
 def _grid(size: int) -> tuple[Plane, Plane]:
+    """u (along columns) and v (along rows) of the texel centres."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
-    return np.meshgrid(axis, axis)[0], np.meshgrid(axis, axis)[1]
+    u, v = np.meshgrid(axis, axis)
+    return u, v
+
+
+def _wrapped(offset: np.ndarray) -> np.ndarray:
+    """Shortest offset on a circle of length 1."""
+    return offset - np.round(offset)
 
 
 def _colour(rng: np.random.Generator, low: float = 0.15, high: float = 0.9) -> Float32[np.ndarray, "3"]:
@@ -153,9 +160,10 @@ def spots(rng: np.random.Generator, size: int) -> Tile:
     tile = _mix(a, b, 0.5 + 0.4 * fractal_noise(rng, size, 0.7))
     for _ in range(70):
         centre, radius, colour = rng.uniform(size=2), 0.012 + 0.07 * rng.random() ** 2, _colour(rng)
-        du, dv = (u - centre[0] + 0.5) % 1 - 0.5, (v - centre[1] + 0.5) % 1 - 0.5
-        cover = np.clip((radius - np.hypot(du, dv)) * 150 + 0.5, 0, 1)
-        tile = _mix(tile, colour, cover)
+        du, dv = _wrapped(u[0] - centre[0]), _wrapped(v[:, 0] - centre[1])
+        window = np.ix_(np.abs(dv) < radius + 0.02, np.abs(du) < radius + 0.02)
+        apart = np.hypot(*np.meshgrid(du[window[1][0]], dv[window[0][:, 0]]))
+        tile[window] = _mix(tile[window], colour, (radius - apart) * 150 + 0.5)
     return tile * _grain(rng, size, 0.1)
 
 
@@ -163,11 +171,12 @@ def cells(rng: np.random.Generator, size: int) -> Tile:
     """Irregular patches (nearest of random seeds), like crazy paving."""
     u, v = _grid(size)
     seeds = rng.uniform(size=(40, 2))
-    warp = 0.012 * fractal_noise(rng, size, 0.55, 8)
+    warp = np.float32(0.012) * fractal_noise(rng, size, 0.55, 8)
+    across, down = u + warp, v - warp
     best = np.full((size, size), np.inf, np.float32)
     second, owner = best.copy(), np.zeros((size, size), int)
     for index, (su, sv) in enumerate(seeds):
-        distance = np.hypot((u + warp - su + 0.5) % 1 - 0.5, (v - warp - sv + 0.5) % 1 - 0.5).astype(np.float32)
+        distance = _wrapped(across - np.float32(su)) ** 2 + _wrapped(down - np.float32(sv)) ** 2
         closer = distance < best
         second = np.where(closer, best, np.minimum(second, distance))
         owner = np.where(closer, index, owner)
@@ -176,7 +185,7 @@ def cells(rng: np.random.Generator, size: int) -> Tile:
     colours = np.clip(
         base + rng.normal(scale=0.1, size=(len(seeds), 1)) + rng.normal(scale=0.04, size=(len(seeds), 3)), 0.05, 0.95
     ).astype(np.float32)
-    tile = colours[owner] * np.clip((second - best) * 60 + 0.45, 0.45, 1)[..., None]
+    tile = colours[owner] * np.clip((np.sqrt(second) - np.sqrt(best)) * 60 + 0.45, 0.45, 1)[..., None]
     return tile * _grain(rng, size, 0.15)
 
 
@@ -193,7 +202,7 @@ def variation(rng: np.random.Generator, size: int) -> Tile:
 
 
 FLOORS: tuple[Callable[[np.random.Generator, int], Tile], ...] = (stone, checks, planks, cells, bricks)
-WALLS: tuple[Callable[[np.random.Generator, int], Tile], ...] = (bricks, stone, planks, cells)
+WALLS: tuple[Callable[[np.random.Generator, int], Tile], ...] = (bricks, stone, planks, cells, plaster)
 OBJECTS: tuple[Callable[[np.random.Generator, int], Tile], ...] = (
     stone,
     checks,
