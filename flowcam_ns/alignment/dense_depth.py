@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from flowcam_ns.alignment.depth_filter import agree_between_frames, smooth_along_edges
 from flowcam_ns.errors import FlowCamError
@@ -24,8 +26,8 @@ EPS = 1e-12
 class DenseFlow(Protocol):
     """Anything that tells dense flow, such as `flowcam_ns.flow.store.FlowStore`."""
 
-    def dense(self, i: int, j: int) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
-        """Flow from frame i to frame j in px of its own (small) grid, and its confidence in 0..1."""
+    def dense(self, i: int, j: int) -> tuple[Float32[np.ndarray, "h w 2"], Float32[np.ndarray, "h w"]]:
+        """Flow from frame i to frame j as a fraction of width (x) and height (y), and its confidence in 0..1."""
         ...
 
 
@@ -39,7 +41,9 @@ class DenseDepthOptions:
     """Scale of the Geman-McClure weight, px of the flow's grid."""
     noise_px: float = 0.25
     """Standard deviation of good flow, px of the flow's grid."""
-    gauss_newton_steps: int = 4
+    starts: int = 6
+    """Single-pair estimates that compete for the start of a pixel; those of the longest baselines."""
+    gauss_newton_steps: int = 3
     """Steps after the best of the single-pair estimates has been chosen."""
     consistency_rounds: int = 2
     """How often frames check and average each other's depths."""
@@ -72,8 +76,10 @@ def dense_inverse_depth(
     confidence: Tensor | None = None
     for i in indices:
         neighbours = _neighbours(i, usable, options.gaps)
-        flow, weight = (torch.stack(x).float() for x in zip(*(flows.dense(i, j) for j in neighbours), strict=True))
-        small = camera.scaled_to(flow.shape[2], flow.shape[1])
+        found = [flows.dense(i, j) for j in neighbours]
+        weight = torch.from_numpy(np.stack([confident for _, confident in found]))
+        small = camera.scaled_to(weight.shape[2], weight.shape[1])
+        flow = torch.from_numpy(np.stack([flow for flow, _ in found])) * weight.new_tensor([small.width, small.height])
         T_other_self = (se3.inverse(c2w[neighbours]) @ c2w[i]).float()
         rho, conf = triangulate(flow, weight, T_other_self, small, options)
         if inverse is None or confidence is None:
@@ -103,10 +109,14 @@ def triangulate(
     A point p + flow seen at normalised (u, v) obeys u (a_z + rho t_z) = a_x + rho t_x with a = R ray: linear in rho. Divided by the
     projected depth of the step before, its residual is the reprojection error.
     """
-    pairs, h, w, _ = flow.shape
+    _, h, w, _ = flow.shape
     pixels = pixel_grid(h, w, flow)
     rays = camera.unproject(pixels)
-    uv = camera.unproject(pixels + flow)[..., :2]
+    # Rays at the targets are read from the pixels' own: undistorting every target anew would take most of the time.
+    grid = (pixels + flow) / flow.new_tensor([w, h]) * 2 - 1
+    uv = grid_sample(rays[None, ..., :2].permute(0, 3, 1, 2).expand(len(flow), -1, -1, -1), grid, align_corners=False)
+    uv = uv.permute(0, 2, 3, 1)
+    weight = weight * (grid.abs().amax(-1) < 1 - 1 / min(h, w))
     a = torch.einsum("nij,hwj->nhwi", T_other_self[:, :3, :3], rays)
     t = T_other_self[:, None, None, :3, 3]
     slope = uv * t[..., 2:] - t[..., :2]
@@ -121,7 +131,8 @@ def triangulate(
 
     best = torch.zeros(h, w)
     best_cost = torch.full((h, w), torch.inf)
-    for n in range(pairs):
+    longest = T_other_self[:, :3, 3].norm(dim=-1).argsort(descending=True)[:options.starts]
+    for n in longest.tolist():
         rho = (slope_target[n] / (slope_sq[n] + EPS)).clamp(min=0)
         r2 = residual_sq(rho)
         cost = (weight * r2 / (1 + r2)).sum(0)

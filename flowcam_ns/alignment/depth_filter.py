@@ -12,7 +12,7 @@ from flowcam_ns.geometry.camera import Camera
 
 EPS = 1e-9
 COLOUR_SIGMA = 0.06
-SPACING = (1, 2, 4, 8, 4, 2, 1)
+SPACING = (1, 2, 4, 8, 2)
 TAPS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))
 
 
@@ -59,9 +59,9 @@ def reprojected(
     maps = torch.stack([inverse[others], confidence[others]], dim=1)
     sampled = F.grid_sample(maps, grid, align_corners=False, padding_mode="border")
     rho_other, trust = sampled.unbind(1)
-    direction = F.normalize(homogeneous, dim=-1)
-    ray_other = direction / direction[..., 2:].clamp(min=1e-2)
-    back_z = (T_self_other[:, None, None, 2, :3] * ray_other).sum(-1) + rho_other * T_self_other[:, None, None, 2, 3]
+    ray_other = homogeneous / homogeneous[..., 2:].clamp(min=1e-2)
+    back_z = torch.einsum("nj,nhwj->nhw", T_self_other[:, 2, :3], ray_other)
+    back_z = back_z + rho_other * T_self_other[:, None, None, 2, 3]
     inside = (grid.abs() < 1).all(dim=-1) & front & (back_z > 1e-2)
     return rho_other / back_z.clamp(min=1e-2), trust * inside
 

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.model.blend_context import choose_contexts
 from flowcam_ns.model.blend_guide import SurfaceGuide, build_guide
-from flowcam_ns.model.blend_sampling import ContextSamples, place_samples, sample_contexts
+from flowcam_ns.model.blend_sampling import place_samples, sample_contexts
+from flowcam_ns.model.blend_weights import BlendWeights
 from flowcam_ns.model.scene import ContextScene
 
-LEAST_WEIGHT = 1e-4
+KEPT_GUIDES = 256
+"""Frames whose guides are kept between training steps."""
 
 
 @dataclass
@@ -34,6 +36,8 @@ class BlendFieldConfig:
     """Relative distance of the side samples from the likeliest surface."""
     misfit_px: float = 1.5
     """Parallax error at which a context counts as not seeing a sample, px of the scene's images."""
+    width: int = 24
+    """Width of the networks that correct densities and weights."""
     misfit_relative: float = 0.03
     """Relative depth error at which a sample counts as off the surface."""
 
@@ -44,7 +48,9 @@ class BlendField(nn.Module):
     def __init__(self, config: BlendFieldConfig | None = None) -> None:
         super().__init__()
         self.config = config or BlendFieldConfig()
+        self.weights = BlendWeights(self.config.width, self.config.misfit_px, self.config.misfit_relative)
         self.scene: ContextScene | None = None
+        self._guides: dict[int, SurfaceGuide] = {}
 
     def set_scene(self, scene: ContextScene) -> None:
         """Take the frames to read from; call again whenever poses or depths have changed."""
@@ -52,6 +58,7 @@ class BlendField(nn.Module):
             raise FlowCamError("the scene has no frame to render from: all are held out or without a pose")
         device = self.device
         self.scene = scene
+        self._guides.clear()
         self._c2w = scene.c2w.detach().float().to(device)
         self._usable = scene.usable.to(device)
         self._images = scene.images.to(device).permute(0, 3, 1, 2)
@@ -68,8 +75,7 @@ class BlendField(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the field computes."""
-        parameter = next(self.parameters(), None)
-        return parameter.device if parameter is not None else torch.device("cpu")
+        return next(self.parameters()).device
 
     def contexts_of(
         self, origin: Float[Tensor, "3"], forward: Float[Tensor, "3"], count: int, exclude: int | None = None
@@ -107,6 +113,17 @@ class BlendField(nn.Module):
             depths[:, 1],
         )
 
+    @torch.no_grad()
+    def training_guide(self, target: int) -> SurfaceGuide:
+        """The guide of a whole frame seen from the others, kept for the next step."""
+        if target not in self._guides:
+            if len(self._guides) >= KEPT_GUIDES:
+                self._guides.pop(next(iter(self._guides)))
+            pose = self._c2w[target]
+            directions = self._depth_rays.reshape(-1, 3) @ pose[:3, :3].T
+            self._guides[target] = self.guide_for(pose[:3, 3], directions, pose[:3, 2], target)
+        return self._guides[target]
+
     def forward(
         self,
         origins: Float[Tensor, "*rays 3"],
@@ -142,29 +159,12 @@ class BlendField(nn.Module):
             self._images[chosen].float() / 255,
             self._depths[chosen],
         )
-        out = self._composite(seen, prior, rho)
-        return {name: value.reshape(*shape, value.shape[-1]) for name, value in out.items()}
-
-    def _composite(self, seen: ContextSamples, prior: Tensor, rho: Tensor) -> dict[str, Tensor]:
-        config = self.config
-        visible = torch.exp(-0.5 * (seen.misfit_px / config.misfit_px).square())
-        on_surface = torch.exp(-0.5 * (seen.relative_misfit / config.misfit_relative).square())
-        reach = prior[:, None, None] * seen.inside
-        weight = (
-            reach * (visible * (0.1 + 0.9 * seen.trust) + LEAST_WEIGHT) + 1e-3 * LEAST_WEIGHT * prior[:, None, None]
-        )
-        votes = reach * (0.05 + seen.trust)
-        density = 4 * (votes * on_surface).sum(0) / (votes.sum(0) + 1e-6)
-        alpha = 1 - torch.exp(-density)
-        alpha = torch.cat([alpha[:, :-1], torch.ones_like(alpha[:, -1:])], dim=-1)
-        through = torch.cumprod(torch.cat([torch.ones_like(alpha[:, :1]), 1 - alpha[:, :-1]], dim=-1), dim=-1)
-        share = alpha * through
-        blend = weight / weight.sum(0)
-        colour = (blend[..., None] * seen.colours).sum(0)
-        inverse = (share * rho).sum(-1, keepdim=True)
-        return {
-            "rgb": (share[..., None] * colour).sum(1),
+        blend = self.weights(seen, prior, rho)
+        inverse = (blend.share * rho).sum(-1, keepdim=True)
+        out = {
+            "rgb": (blend.weights[..., None] * blend.candidates).sum(0),
             "depth": 1 / inverse.clamp(min=1e-3 * self._typical),
-            "accumulation": (share * seen.inside.amax(0)).sum(-1, keepdim=True),
-            "confidence": (share * (reach * visible * seen.trust).sum(0)).sum(-1, keepdim=True),
+            "accumulation": blend.inside[:, None],
+            "confidence": blend.confidence[:, None],
         }
+        return {name: value.reshape(*shape, value.shape[-1]) for name, value in out.items()}

@@ -1,0 +1,122 @@
+"""From what contexts show at samples to a ray's colour: densities along the ray, then weights of the contexts.
+
+Both start from closed forms (agreement of depths, visibility) and are corrected by small networks whose last layer starts at
+zero, so that the untrained field is the plain depth-warped blend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flowcam_ns.model.blend_sampling import ContextSamples
+
+LEAST_WEIGHT = 1e-4
+DENSITY_FEATURES = 9
+CANDIDATE_FEATURES = 10
+EPS = 1e-6
+
+
+@dataclass
+class RayBlend:
+    """A ray's surface and what each context would paint there."""
+
+    share: Float[Tensor, "rays samples"]
+    """How much each sample shows (sums to 1)."""
+    candidates: Float[Tensor, "contexts rays 3"]
+    """Each context's colour."""
+    weights: Float[Tensor, "contexts rays"]
+    """How much each context counts (sums to 1)."""
+    confidence: Float[Tensor, "rays"]
+    """How far the contexts that see the surface agree on it, 0..1."""
+    inside: Float[Tensor, "rays"]
+    """1 where some context's image covers the surface."""
+
+
+def small_network(inputs: int, width: int) -> nn.Sequential:
+    """Two hidden layers and one output that starts at zero."""
+    last = nn.Linear(width, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), last)
+
+
+class BlendWeights(nn.Module):
+    """Weights of samples and contexts."""
+
+    def __init__(self, width: int, misfit_px: float, misfit_relative: float) -> None:
+        super().__init__()
+        self.misfit_px = misfit_px
+        self.misfit_relative = misfit_relative
+        self.density = small_network(DENSITY_FEATURES, width)
+        self.blend = small_network(CANDIDATE_FEATURES, width)
+
+    def forward(
+        self, seen: ContextSamples, prior: Float[Tensor, "contexts"], rho: Float[Tensor, "rays samples"]
+    ) -> RayBlend:
+        """Volume-render the samples and blend the contexts; `rho` are inverse distances, `prior` the contexts' weights."""
+        visible = torch.exp(-0.5 * (seen.misfit_px / self.misfit_px).square())
+        reach = prior[:, None, None] * seen.inside
+        share = self._shares(seen, reach, visible, rho)
+        candidates = (share[None, ..., None] * seen.colours).sum(2)
+        visible_k = (share * visible).sum(-1)
+        trust_k = (share * seen.trust).sum(-1)
+        inside_k = (share * seen.inside).sum(-1)
+        reach_k = prior[:, None] * inside_k
+        start = reach_k * (visible_k * (0.1 + 0.9 * trust_k) + LEAST_WEIGHT) + 1e-3 * LEAST_WEIGHT * prior[:, None]
+        start = start / start.sum(0)
+        mean = (start[..., None] * candidates).sum(0)
+        offset = candidates - mean
+        spread = (start[..., None] * offset.square()).sum(0).mean(-1).add(EPS).sqrt()
+        features = torch.stack(
+            [
+                *(offset * 10).clamp(-3, 3).unbind(-1),
+                torch.log(start + 1e-4) / 3,
+                visible_k,
+                trust_k,
+                inside_k,
+                torch.tanh((share * seen.misfit_px).sum(-1) / 3),
+                torch.log(spread + 1e-3).expand_as(start) / 3,
+                prior[:, None].expand_as(start),
+            ],
+            dim=-1,
+        )
+        weights = torch.softmax(torch.log(start + 1e-9) + self.blend(features)[..., 0], dim=0)
+        confidence = (reach_k * visible_k * trust_k).sum(0) / (prior.sum() + EPS)
+        return RayBlend(share, candidates, weights, confidence, inside_k.amax(0))
+
+    def _shares(
+        self, seen: ContextSamples, reach: Tensor, visible: Tensor, rho: Tensor
+    ) -> Float[Tensor, "rays samples"]:
+        """Volume-rendering weights: density from how many contexts have a surface there, corrected by how their colours agree."""
+        on_surface = torch.exp(-0.5 * (seen.relative_misfit / self.misfit_relative).square())
+        votes = reach * (0.05 + seen.trust)
+        total = votes.sum(0) + EPS
+        agreement = (votes * on_surface).sum(0) / total
+        sight = reach * (visible + 0.05)
+        sight = sight / (sight.sum(0) + EPS)
+        mean = (sight[..., None] * seen.colours).sum(0)
+        variance = (sight[..., None] * (seen.colours - mean).square()).sum(0).mean(-1)
+        signed = torch.tanh(seen.relative_misfit / 0.1)
+        centre = rho[:, rho.shape[1] // 2, None]
+        features = torch.stack(
+            [
+                agreement,
+                torch.log(variance.add(EPS).sqrt() + 1e-3) / 3,
+                (sight * visible).sum(0),
+                (votes * signed).sum(0) / total,
+                (votes * signed.clamp(min=0)).sum(0) / total,
+                (reach * seen.trust).sum(0),
+                torch.tanh((rho / centre.clamp(min=EPS) - 1) * 10),
+                torch.tanh((rho[:, :1] / rho[:, -1:].clamp(min=EPS) - 1)).expand_as(rho),
+                (variance.add(EPS).sqrt() - variance.amin(1, keepdim=True).add(EPS).sqrt()) * 10,
+            ],
+            dim=-1,
+        )
+        density = 4 * agreement * torch.exp(self.density(features)[..., 0].clamp(-8, 8))
+        density = torch.cat([density[:, :-1], torch.full_like(density[:, -1:], 30.0)], dim=-1)
+        passed = torch.cumsum(density, dim=-1) - density
+        return torch.exp(-passed) * (1 - torch.exp(-density))
