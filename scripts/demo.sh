@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# From nothing to a fly-through: makes the virtual environment where it is missing (or takes the one in FLOWCAM_VENV),
+# films a procedural scene, estimates its cameras, trains a field on it, scores both and renders a video.
+# Everything lands in demo/ (or the folder given as the first argument). Takes a few minutes on a laptop without a GPU.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+prepare
+cd "$PROJECT"
+demo=${1:-demo}
+
+say() {
+  echo
+  echo "== $*"
+}
+
+say "A demo clip"
+python scripts/make_clip.py --output-dir "$demo"
+
+say "Camera poses, as a dataset for other methods"
+flowcam-poses "$demo/demo.mp4" --output-dir "$demo/poses"
+python scripts/score_poses.py "$demo/poses/transforms.json" "$demo/truth.json"
+
+say "Training a field (open the viewer's address below to watch)"
+ns-train flowcam --data "$demo/demo.mp4" --output-dir "$demo/runs" --viewer.quit-on-train-completion True
+config=$(ls -t "$demo"/runs/demo/flowcam/*/config.yml | head -n 1)
+
+say "Scores on held-out frames"
+ns-eval --load-config "$config" --output-path "$demo/scores.json" --render-output-path "$demo/held_out"
+cat "$demo/scores.json"
+
+say "A video along the estimated cameras"
+ns-render interpolate --load-config "$config" --output-path "$demo/flight.mp4" --pose-source eval --interpolation-steps 12
+
+say "Done. In $demo:"
+cat <<END
+  demo.mp4              the clip, and truth.json with its exact cameras
+  poses/                dataset with estimated cameras for nerfacto, splatfacto and others, trajectory plot, report
+  runs/demo/flowcam/    the trained run: config, checkpoint, transforms.json
+  held_out/             renderings of frames that were not trained on, beside the truth
+  scores.json           their scores
+  flight.mp4            the fly-through
+Fly yourself: source $VENV/bin/activate && ns-viewer --load-config $config
+END
