@@ -18,6 +18,7 @@ from torch import Tensor
 from flowcam_ns.console import one_line_errors
 from flowcam_ns.data.datamanager import FlowCamDataManager, FlowCamDataManagerConfig
 from flowcam_ns.data.held_out import held_out_frames
+from flowcam_ns.data.run_files import write_run_files
 from flowcam_ns.data.solve import Reconstruction, reconstruct
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.metrics import score_trajectory
@@ -93,6 +94,8 @@ class FlowCamPipeline(VanillaPipeline):
             solved = reconstruct(frames, held_out_frames(len(frames)), self.config, report)
         self.flowcam.adopt(solved.cameras, solved.inverse_depth, solved.confidence)
         self._spread_cameras(solved.cameras)
+        if self._run_folder is not None:
+            write_run_files(self._run_folder, frames, solved.alignment)
         for line in summary(solved, frames.sources):
             CONSOLE.log(line)
 
@@ -133,6 +136,7 @@ class FlowCamPipeline(VanillaPipeline):
     def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         """nerfstudio's callbacks, and ours after each step: status line and time budget."""
         trainer = training_callback_attributes.trainer
+        self._run_folder = None if trainer is None else trainer.base_dir
 
         def after_step(step: int) -> None:
             elapsed = time.monotonic() - (self._field_started or time.monotonic())

@@ -91,5 +91,5 @@ class FlowCamTrainer(Trainer):
 
 
 def _folder_name(folder: Path) -> str:
-    """Name of a data folder; one that is only called `images` is named after its parent too."""
-    return f"{folder.parent.name}_images" if folder.name == "images" and folder.parent.name else folder.name
+    """Name of a data folder; one that is only called `images` goes by its parent's name."""
+    return folder.parent.name if folder.name == "images" and folder.parent.name else folder.name

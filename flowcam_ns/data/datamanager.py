@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -107,31 +108,33 @@ class FlowCamDataManager(VanillaDataManager[FlowCamDataset]):
         self.eval_dataloader = RandIndicesEvalDataloader(self.eval_dataset, device=self.device)
 
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Tensor]]:
-        """Random rays of one random posed training frame, and their colours."""
+        """The rays and colours of a random window of a random posed training frame."""
         self.train_count += 1
-        return self._random_rays(self.train_dataset, self.train_ray_generator, self.get_train_rays_per_batch())
+        return self._random_window(self.train_dataset, self.train_ray_generator, self.get_train_rays_per_batch())
 
     def next_eval(self, step: int) -> tuple[RayBundle, dict[str, Tensor]]:
-        """Random rays of one random posed held-out frame, and their colours."""
+        """The rays and colours of a random window of a random posed held-out frame."""
         self.eval_count += 1
-        return self._random_rays(self.eval_dataset, self.eval_ray_generator, self.get_eval_rays_per_batch())
+        return self._random_window(self.eval_dataset, self.eval_ray_generator, self.get_eval_rays_per_batch())
 
-    def _random_rays(
+    def _random_window(
         self, dataset: FlowCamDataset, generator: RayGenerator, count: int
     ) -> tuple[RayBundle, dict[str, Tensor]]:
+        """About `count` rays, row by row, of a window as square as the image allows; `batch["window"]` is its (h, w)."""
         rows = self._posed_rows(dataset)
         row = int(rows[torch.randint(len(rows), ())])
         item = dataset.get_data(row, image_type="uint8")
         image: Tensor = item["image"]
-        height, width = image.shape[:2]
-        if "mask" in item and bool(item["mask"].any()):
-            allowed = item["mask"].flatten().nonzero()[:, 0]
-            pixels = allowed[torch.randint(len(allowed), (count,))]
-        else:
-            pixels = torch.randint(height * width, (count,))
-        y, x = pixels // width, pixels % width
-        indices = torch.stack([torch.full_like(x, row), y, x], dim=-1)
-        batch = {"image": (image[y, x].float() / 255).to(self.device), "indices": indices}
+        height, width = min(math.isqrt(count), image.shape[0]), min(math.isqrt(count), image.shape[1])
+        top = int(torch.randint(image.shape[0] - height + 1, ()))
+        left = int(torch.randint(image.shape[1] - width + 1, ()))
+        y, x = torch.meshgrid(torch.arange(top, top + height), torch.arange(left, left + width), indexing="ij")
+        indices = torch.stack([torch.full_like(x, row), y, x], dim=-1).reshape(-1, 3)
+        batch = {"window": torch.tensor([height, width]), "indices": indices}
+        window = image[top : top + height, left : left + width].reshape(-1, 3)
+        batch["image"] = (window.float() / 255).to(self.device)
+        if "mask" in item:
+            batch["mask"] = item["mask"][top : top + height, left : left + width].reshape(-1, 1).to(self.device)
         return generator(indices.to(self.device)), batch
 
     def _posed_rows(self, dataset: FlowCamDataset) -> Int[Tensor, "rows"]:

@@ -14,6 +14,7 @@ from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor, nn
 
 from flowcam_ns.model.blend_field import BlendField, BlendFieldConfig
+from flowcam_ns.model.blend_training import patch_losses
 from flowcam_ns.model.camera_optimizer import EstimatedCameras, FlowCameraOptimizer, FlowCameraOptimizerConfig
 from flowcam_ns.model.image_scores import ImageScores, nearest_frame_copy
 from flowcam_ns.model.scene import ContextScene
@@ -30,8 +31,8 @@ class FlowCamModelConfig(ModelConfig):
 
     _target: type = field(default_factory=lambda: FlowCamModel)
     """target class to instantiate"""
-    field: BlendFieldConfig = field(default_factory=BlendFieldConfig)
-    """The field."""
+    blend: BlendFieldConfig = field(default_factory=BlendFieldConfig)
+    """The field: views are blended from the frames' own colours."""
     camera_optimizer: FlowCameraOptimizerConfig = field(default_factory=FlowCameraOptimizerConfig)
     """Poses from flow."""
     enable_collider: bool = False
@@ -64,7 +65,7 @@ class FlowCamModel(Model):
             num_cameras=frame_count, device=self.kwargs.get("device", "cpu")
         )
         self.scene_depth = SceneDepth(frame_count)
-        self.field = BlendField(self.config.field)
+        self.field = BlendField(self.config.blend)
         self.scores = ImageScores()
 
     def adopt(
@@ -99,7 +100,7 @@ class FlowCamModel(Model):
 
     def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
         """The field's weights; poses are solved, not descended."""
-        return {"fields": [*self.field.parameters(), self.device_indicator_param]}
+        return {"fields": list(self.field.parameters())}
 
     def get_outputs(self, ray_bundle: RayBundle | Cameras) -> dict[str, Tensor]:
         """Render a bundle of rays of one camera."""
@@ -139,9 +140,12 @@ class FlowCamModel(Model):
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Colour error of a batch of rays."""
-        error = (outputs["rgb"] - batch["image"].to(self.device)).square().mean()
-        return {"rgb_loss": error + 0.0 * self.device_indicator_param.sum()}
+        """Colour and sharpness errors of a window of a frame; masked pixels count as right."""
+        height, width = batch["window"].tolist()
+        rgb, truth = outputs["rgb"], batch["image"].to(self.device)
+        if "mask" in batch:
+            rgb = torch.where(batch["mask"].to(self.device), rgb, truth)
+        return patch_losses(rgb.reshape(height, width, 3), truth.reshape(height, width, 3))
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
@@ -181,6 +185,8 @@ class FlowCamModel(Model):
     def _render(self, bundle: RayBundle, view: View, guide: Any = None) -> dict[str, Tensor]:
         if self.field.scene is None:
             return self._blank(bundle)
+        if self.training and view.frame is not None:
+            guide = self.field.training_guide(view.frame)
         outputs = self.field(
             bundle.origins, bundle.directions, exclude=view.frame, forward=view.pose[:3, 2], guide=guide
         )
@@ -191,7 +197,7 @@ class FlowCamModel(Model):
     @torch.no_grad()
     def _geometry(self, bundle: RayBundle, view: View, depth: Float[Tensor, "rays 1"]) -> dict[str, Tensor]:
         """Flow to the nearest context frame (colour wheel) and normals (0..1) of what the rays hit."""
-        from flowcam_ns.flow.color_wheel import flow_to_color
+        from flowcam_ns.flow.color_wheel import flow_to_rgb
 
         scene = self.field.scene
         assert scene is not None
@@ -202,10 +208,10 @@ class FlowCamModel(Model):
         frame = int(nearest[0])
         c2w = scene.c2w[frame].to(points)
         flow = induced_flow(points, view.pose.to(points), c2w, scene.camera)
-        colour = flow_to_color(flow[None], FLOW_RANGE * scene.camera.width)[0]
+        colour = flow_to_rgb(flow, FLOW_RANGE * scene.camera.width)
         normals = normals_from_depth_map(points, scene.inverse_depth[frame].to(points), c2w, scene.camera)
         return {
-            "flow": torch.as_tensor(colour).to(points).reshape(shape),
+            "flow": colour.reshape(shape),
             "normals": ((normals + 1) / 2).clamp(0, 1).reshape(shape),
         }
 
