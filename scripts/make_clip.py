@@ -9,10 +9,12 @@ from typing import Literal
 
 import torch
 import tyro
+from rich.progress import track
 
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry import se3
-from flowcam_ns.synthetic.clip import SyntheticClip, make_clip, write_video
+from flowcam_ns.synthetic.clip import ClipPlan, plan_clip
+from flowcam_ns.synthetic.video_file import write_video
 
 
 @dataclass
@@ -35,7 +37,7 @@ class MakeClip:
     """Frames a second of the video file."""
 
 
-def truth_json(clip: SyntheticClip, video: str) -> dict[str, object]:
+def truth_json(clip: ClipPlan, video: str) -> dict[str, object]:
     """The truth of a clip in nerfstudio's transforms format: OpenGL camera-to-world and the lens in px."""
     camera = clip.camera
     opengl = se3.opencv_to_opengl(torch.from_numpy(clip.c2w)).tolist()
@@ -69,9 +71,9 @@ def truth_json(clip: SyntheticClip, video: str) -> dict[str, object]:
 
 def main(options: MakeClip) -> None:
     """Render, encode and write."""
-    clip = make_clip(options.motion, options.seed, options.frames, options.width, options.height, fps=options.fps)
+    clip = plan_clip(options.motion, options.seed, options.frames, options.width, options.height, fps=options.fps)
     video, truth = options.output_dir / "demo.mp4", options.output_dir / "truth.json"
-    write_video(video, clip.rgb, options.fps)
+    write_video(video, (clip.view(index)[0] for index in track(range(len(clip)), "Filming")), options.fps)
     unfinished = truth.with_name(".truth.json.part")
     unfinished.write_text(json.dumps(truth_json(clip, video.name), indent=1), encoding="utf-8")
     unfinished.replace(truth)

@@ -15,9 +15,9 @@ from flowcam_ns.synthetic.layout import Layout, room_layout, town_layout
 from flowcam_ns.synthetic.primitives import FACES, Solid
 
 TEXTURE_SIZES = (128, 256, 512, 1024)
-AMBIENT = 0.62
+AMBIENT = 0.57
 SKY_AMBIENT = 0.12
-DIFFUSE = 0.48
+DIFFUSE = 0.46
 LIGHT_MAP_SIZE = 512
 SHADOW = 0.45
 LAMP_DISTANCE = 1e3
@@ -106,10 +106,10 @@ def _paint(
     count = len(layout.solids)
     tile = 3 + np.repeat(rng.permutation(count) % object_tiles, FACES)
     period = np.repeat(rng.uniform(0.9, 1.9, count), FACES)
-    tint = np.repeat(1 + rng.normal(scale=0.1, size=(count, 3)), FACES, axis=0)
+    tint = np.repeat(1 + rng.normal(scale=0.07, size=(count, 3)), FACES, axis=0)
     tile[:FACES] = [1, 1, 2, 2, 0, 3 + object_tiles]
     period[:FACES] = [3.0, 3.0, 3.0, 3.0, 2.6, 3.0 * layout.room.size[2]]
-    tint[:FACES] = 1 + rng.normal(scale=0.06, size=(FACES, 3))
+    tint[:FACES] = 1 + rng.normal(scale=0.04, size=(FACES, 3))
     tint *= 1 + rng.normal(scale=0.04, size=(count * FACES, 1))
     offset = rng.uniform(size=(count * FACES, 2))
     return tile, period.astype(np.float32), offset.astype(np.float32), tint.astype(np.float32)

@@ -198,7 +198,7 @@ def clouds(rng: np.random.Generator, size: int) -> Tile:
 def variation(rng: np.random.Generator, size: int) -> Tile:
     """Slow changes of brightness and hue about 1, laid over repeating tiles so that no two places look the same."""
     hue = np.stack([fractal_noise(rng, size, 0.5) for _ in range(3)], axis=-1)
-    return 1 + 0.16 * fractal_noise(rng, size, 0.55)[..., None] + 0.06 * hue
+    return 1 + 0.16 * fractal_noise(rng, size, 0.55)[..., None] + 0.045 * hue
 
 
 FLOORS: tuple[Callable[[np.random.Generator, int], Tile], ...] = (stone, checks, planks, cells, bricks)

@@ -14,7 +14,8 @@ import torch
 
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry import se3
-from flowcam_ns.synthetic.clip import SyntheticClip, make_clip, write_video
+from flowcam_ns.synthetic.clip import SyntheticClip, make_clip, plan_clip
+from flowcam_ns.synthetic.video_file import write_video
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_clip.py"
 
@@ -49,7 +50,18 @@ def test_a_failed_write_leaves_nothing_and_says_why(clip: SyntheticClip, tmp_pat
         write_video(blocker / "clip.mp4", clip.rgb)
     with pytest.raises(FlowCamError, match="even"):
         write_video(tmp_path / "odd.mp4", clip.rgb[:, :-1])
+    with pytest.raises(FlowCamError, match="no frames"):
+        write_video(tmp_path / "empty.mp4", [])
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_plan_gives_the_same_frames_and_flow_without_holding_them(clip: SyntheticClip) -> None:
+    plan = plan_clip("walk", 1, frames=6, width=160, height=90)
+    rgb, depth = plan.view(4)
+    np.testing.assert_array_equal(rgb, clip.rgb[4])
+    np.testing.assert_array_equal(depth, clip.depth[4])
+    for mine, theirs in zip(plan.flow(1, 4), clip.flow(1, 4), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_frames_carry_the_truth_but_do_not_give_the_lens_away(clip: SyntheticClip) -> None:
@@ -64,7 +76,7 @@ def test_frames_carry_the_truth_but_do_not_give_the_lens_away(clip: SyntheticCli
 
 @pytest.mark.parametrize(("width", "height"), [(2, 90), (160, 5000)])
 def test_impossible_sizes_are_refused(width: int, height: int) -> None:
-    with pytest.raises(FlowCamError, match="sides must be"):
+    with pytest.raises(FlowCamError, match="choose a size"):
         make_clip("orbit", 0, frames=1, width=width, height=height)
 
 
