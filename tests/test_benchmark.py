@@ -14,18 +14,25 @@ from _benchmark.exact_flow import ExactFlowStore
 from _benchmark.tables import Section, markdown_table, write_report, written
 from _benchmark.views import run
 from flowcam_ns.errors import FlowCamError
-from flowcam_ns.synthetic.clip import SyntheticClip, make_clip
+from flowcam_ns.synthetic.clip import ClipPlan, plan_clip
+from flowcam_ns.video.frames import Frames
 from make_clip import truth_json
 from score_poses import Trajectory, read_trajectory, score
 
 
 @pytest.fixture(scope="module")
-def clip() -> SyntheticClip:
-    return make_clip("sideways", seed=3, frames=4, width=96, height=54)
+def clip() -> ClipPlan:
+    return plan_clip("sideways", seed=3, frames=4, width=96, height=54)
 
 
-def test_exact_flow_agrees_with_the_rendered_depth_at_pixel_centres(clip: SyntheticClip) -> None:
-    store = ExactFlowStore(clip, clip.to_frames())
+def decoded(clip: ClipPlan) -> Frames:
+    """The clip's frames as if they had come out of a video file."""
+    images = np.stack([clip.view(index)[0] for index in range(len(clip))])
+    return Frames(images, [str(index) for index in range(len(clip))], np.arange(len(clip)) / 30, "clip")
+
+
+def test_exact_flow_agrees_with_the_rendered_depth_at_pixel_centres(clip: ClipPlan) -> None:
+    store = ExactFlowStore(clip, decoded(clip))
     x, y = np.meshgrid(np.arange(96) + 0.5, np.arange(54) + 0.5)
     points = np.stack([x, y], axis=-1).reshape(1, -1, 2)
     targets, seen = store.sample([(0, 3)], points, per_pair=True)
@@ -35,8 +42,8 @@ def test_exact_flow_agrees_with_the_rendered_depth_at_pixel_centres(clip: Synthe
     assert np.abs((targets - points).reshape(54, 96, 2) - flow)[both].max() < 1e-3
 
 
-def test_exact_flow_there_and_back_returns_to_any_sub_pixel_point(clip: SyntheticClip) -> None:
-    store = ExactFlowStore(clip, clip.to_frames())
+def test_exact_flow_there_and_back_returns_to_any_sub_pixel_point(clip: ClipPlan) -> None:
+    store = ExactFlowStore(clip, decoded(clip))
     points = np.random.default_rng(0).uniform((1, 1), (95, 53), (1, 200, 2)).astype(np.float32)
     there, seen = store.sample([(1, 2)], points, per_pair=True)
     back, _ = store.sample([(2, 1)], there, per_pair=True)
@@ -44,10 +51,10 @@ def test_exact_flow_there_and_back_returns_to_any_sub_pixel_point(clip: Syntheti
     assert np.abs(back - points)[seen > 0].max() < 1e-3
 
 
-def test_exact_flow_is_measured_from_the_frames_that_were_decoded(clip: SyntheticClip) -> None:
+def test_exact_flow_is_measured_from_the_frames_that_were_decoded(clip: ClipPlan) -> None:
     """Frame 1 of a video whose second frame was thinned out is frame 2 of the clip."""
-    frames = clip.to_frames()
-    kept = type(frames)(frames.images[[0, 2]], ["0", "2"], frames.timestamps[[0, 2]], frames.name)
+    frames = decoded(clip)
+    kept = Frames(frames.images[[0, 2]], ["0", "2"], frames.timestamps[[0, 2]], frames.name)
     points = np.full((1, 1, 2), 40.5, np.float32)
     thinned, _ = ExactFlowStore(clip, kept).sample([(0, 1)], points, per_pair=True)
     complete, _ = ExactFlowStore(clip, frames).sample([(0, 2)], points, per_pair=True)
@@ -84,9 +91,7 @@ def test_a_failing_command_is_not_scored(tmp_path: Path) -> None:
         run([Path(sys.executable).name, "-c", "raise SystemExit(3)"], tmp_path / "log")
 
 
-def test_the_truth_scores_perfectly_against_itself_and_a_wrong_frame_does_not(
-    clip: SyntheticClip, tmp_path: Path
-) -> None:
+def test_the_truth_scores_perfectly_against_itself_and_a_wrong_frame_does_not(clip: ClipPlan, tmp_path: Path) -> None:
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(truth_json(clip, "demo.mp4")))
     truth = read_trajectory(path)

@@ -10,9 +10,7 @@ from jaxtyping import Float32, Float64, Int
 
 from flowcam_ns.flow.store import FlowStore, Pair, Progress
 from flowcam_ns.geometry.camera import Camera
-from flowcam_ns.synthetic.clip import SyntheticClip, texture_size_for
-from flowcam_ns.synthetic.motions import scene_kind
-from flowcam_ns.synthetic.scene import build_scene
+from flowcam_ns.synthetic.clip import ClipPlan
 from flowcam_ns.synthetic.trace import trace_rays, unproject
 from flowcam_ns.video.frames import Frames
 
@@ -23,13 +21,11 @@ OCCLUSION_TOLERANCE = 0.01
 class ExactFlowStore(FlowStore):
     """A flow store whose samples are exact at any sub-pixel point; occluded and unseen points have confidence 0."""
 
-    def __init__(self, clip: SyntheticClip, frames: Frames) -> None:
+    def __init__(self, plan: ClipPlan, frames: Frames) -> None:
         super().__init__(frames.images)
-        self._camera = clip.camera
-        self._scene = build_scene(clip.seed, scene_kind(clip.motion), texture_size_for(clip.camera.width))
-        self._rows = [int(source) for source in frames.sources]
-        self._c2w = clip.c2w[self._rows]
-        self._clip = clip
+        self._plan = plan
+        self._rows = rows_of(frames)
+        self._c2w = plan.c2w[self._rows]
 
     def compute(self, pairs: Iterable[Pair], progress: Progress | None = None) -> None:
         """Nothing to do before samples are asked for."""
@@ -50,23 +46,23 @@ class ExactFlowStore(FlowStore):
         self, i: int, j: int
     ) -> tuple[Float32[np.ndarray, "half_h half_w 2"], Float32[np.ndarray, "half_h half_w"]]:
         """Exact flow at every second pixel centre, as a share of the image's size."""
-        flow, seen = self._clip.flow(self._rows[i], self._rows[j])
+        flow, seen = self._plan.flow(int(self._rows[i]), int(self._rows[j]))
         share = flow[::2, ::2] / np.array([self.width, self.height], np.float32)
         return share, seen[::2, ::2].astype(np.float32)
 
     def _moved(
         self, i: int, j: int, points: Float32[np.ndarray, "points 2"]
     ) -> tuple[Float32[np.ndarray, "points 2"], Float32[np.ndarray, "points"]]:
-        rays = unproject(self._camera, points)
-        depth, _ = trace_rays(self._scene, rays, self._c2w[i])
+        rays = unproject(self._plan.camera, points)
+        depth, _ = trace_rays(self._plan.scene, rays, self._c2w[i])
         points_cam = np.stack([*rays * depth, depth], axis=-1)
         T_j_i = np.linalg.inv(self._c2w[j]) @ self._c2w[i]
         points_cam = points_cam @ T_j_i[:3, :3].T + T_j_i[:3, 3]
         front = points_cam[:, 2] > 1e-3
         points_cam[~front] = (0.0, 0.0, 1.0)
-        targets = _projected(self._camera, points_cam)
+        targets = _projected(self._plan.camera, points_cam)
         seen = front & ((targets >= 0) & (targets <= (self.width, self.height))).all(-1)
-        back, _ = trace_rays(self._scene, unproject(self._camera, targets), self._c2w[j])
+        back, _ = trace_rays(self._plan.scene, unproject(self._plan.camera, targets), self._c2w[j])
         seen &= np.abs(back / points_cam[:, 2] - 1) < OCCLUSION_TOLERANCE
         return targets.astype(np.float32), seen.astype(np.float32)
 

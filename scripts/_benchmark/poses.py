@@ -14,7 +14,7 @@ from _benchmark.exact_flow import ExactFlowStore, rows_of
 from _benchmark.tables import Row, Section
 from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.geometry.metrics import PoseScores, constant_velocity_baseline, score_trajectory
-from flowcam_ns.synthetic.clip import SyntheticClip, make_clip
+from flowcam_ns.synthetic.clip import ClipPlan, plan_clip
 from flowcam_ns.synthetic.video_file import write_video
 from flowcam_ns.video.frames import Frames, GroundTruth
 from flowcam_ns.video.load import load_frames
@@ -37,11 +37,11 @@ def synthetic_section(motions: Iterable[str], seeds: Iterable[int], folder: Path
     section = Section("Synthetic motions, 60 frames of 480x270 through H.264")
     for seed in seeds:
         for motion in motions:
-            clip = make_clip(motion, seed)
+            plan = plan_clip(motion, seed)
             path = folder / f"{motion}_{seed}.mp4"
-            write_video(path, clip.rgb)
-            section.rows.append(_synthetic_row(clip, solve(path, clip), "exact"))
-            section.rows.append(_synthetic_row(clip, solve(path), "estimated"))
+            write_video(path, (plan.view(index)[0] for index in range(len(plan))))
+            section.rows.append(_synthetic_row(plan, solve(path, plan), "exact"))
+            section.rows.append(_synthetic_row(plan, solve(path), "estimated"))
     section.notes.append(
         "Errors are the largest over all frames, after a Sim(3) fit of the positions and one rotation of the world; "
         "position in % of the trajectory's RMS radius."
@@ -65,7 +65,7 @@ def recorded_section(folders: Iterable[Path]) -> Section:
     return section
 
 
-def solve(path: Path, exact: SyntheticClip | None = None) -> Solve:
+def solve(path: Path, exact: ClipPlan | None = None) -> Solve:
     """Decode and solve with default options; `exact` lends its flow in place of an estimator."""
     started = time.monotonic()
     frames = load_frames(path, FrameOptions())
@@ -75,10 +75,10 @@ def solve(path: Path, exact: SyntheticClip | None = None) -> Solve:
     return Solve(frames, alignment, decoded - started, time.monotonic() - started)
 
 
-def _synthetic_row(clip: SyntheticClip, solved: Solve, flow: str) -> Row:
-    scores = _scores(solved, GroundTruth(clip.c2w[rows_of(solved.frames)], clip.camera))
+def _synthetic_row(plan: ClipPlan, solved: Solve, flow: str) -> Row:
+    scores = _scores(solved, GroundTruth(plan.c2w[rows_of(solved.frames)], plan.camera))
     return {
-        "motion": f"{clip.motion} (seed {clip.seed})",
+        "motion": f"{plan.motion} (seed {plan.seed})",
         "flow": flow,
         "posed": f"{scores.posed}/{scores.frames}",
         "rotation, degrees": scores.max_rotation_deg,
