@@ -8,7 +8,8 @@ from jaxtyping import Float32, UInt8
 
 THUMBNAIL_SIZE = 256
 """Long side in px: big enough to see a motion of 0.05 % of the width, small enough for 1 ms a frame."""
-THUMBNAIL_SHORTEST = 16
+THUMBNAIL_SHORTEST = 32
+"""OpenCV's DIS flow crashes on anything narrower (at its coarse scales less than a patch would be left)."""
 CELLS = 8, 6
 REANCHOR = 0.02
 """A new reference frame is taken once the picture has moved by this share of its long side."""

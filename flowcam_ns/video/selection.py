@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +92,8 @@ def _walk_within(
             return kept, step
         kept, step = more, smaller
     while len(kept) > budget and step < 1.0:
-        step *= max(1.05, len(kept) / budget)
+        # The square root: back-and-forth motion loses frames faster than in proportion to the step.
+        step *= max(1.03, math.sqrt(len(kept) / budget))
         kept = _walk(displacement, sharpness, blurred, step)
     if len(kept) > budget:
         kept = [kept[i] for i in evenly_spaced(len(kept), budget)]

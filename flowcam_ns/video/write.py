@@ -35,10 +35,11 @@ def _write(pixels: np.ndarray, path: Path) -> Path:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(temporary, quality=JPEG_QUALITY, subsampling=0)
-        temporary.replace(path)
+        try:
+            Image.fromarray(pixels).save(temporary, quality=JPEG_QUALITY, subsampling=0)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise FlowCamError(f"Cannot write {path} ({error.strerror or error}): choose another folder.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path

@@ -1,4 +1,4 @@
-"""Videos of any container and codec are read as they were filmed: upright, at their true times, in their own colours."""
+"""Videos of any container and codec are read as they were filmed: upright, at their true times, in true colours."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ Write = Callable[..., Path]
         ("clip.webm", "libvpx-vp9", "yuv420p"),
         ("clip.avi", "mjpeg", "yuvj420p"),
         ("clip.gif", "gif", "rgb8"),
+        ("clip.mp4", "libsvtav1", "yuv420p10le"),
         ("clip.ts", "mpeg2video", "yuv420p"),
     ],
 )
@@ -103,6 +104,15 @@ def test_truncated_video_gives_what_can_be_decoded_and_says_so(slide: Slide, wri
     assert any("cut short" in w or "damaged" in w for w in frames.warnings)
 
 
+def test_truncated_web_mp4_gives_what_can_be_decoded_and_says_so(slide: Slide, write_video: Write):
+    """Its table of contents stands first, so half a file can be opened."""
+    path = write_video("clip.mp4", slide(np.arange(80) * 5.0), movflags="faststart")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    frames = load_frames(path)
+    assert 20 < len(frames) < 70
+    assert any("cut short" in warning for warning in frames.warnings)
+
+
 def test_garbage_inside_a_video_is_survived(slide: Slide, write_video: Write):
     path = write_video("clip.avi", slide(np.arange(40) * 5.0), codec="mjpeg", pixels="yuvj420p")
     content = bytearray(path.read_bytes())
@@ -164,5 +174,7 @@ def test_giant_frames_are_refused_before_they_are_decoded(tmp_path: Path):
 
 def test_progress_is_reported(slide: Slide, write_video: Write):
     seen: list[tuple[int, int | None]] = []
-    load_frames(write_video("clip.mp4", slide(range(0, 40, 5))), progress=lambda done, total: seen.append((done, total)))
+    load_frames(
+        write_video("clip.mp4", slide(range(0, 40, 5))), progress=lambda done, total: seen.append((done, total))
+    )
     assert seen == [(i, 8) for i in range(1, 9)]
