@@ -15,7 +15,7 @@ class BilinearGather:
 
     def __init__(self, points: Float32[np.ndarray, "rows points 2"], height: int, width: int) -> None:
         last = np.array([width - 1, height - 1], np.float32)
-        at = np.clip(points - np.float32(0.5), 0, last)
+        at = np.clip(np.nan_to_num(points) - np.float32(0.5), 0, last)
         corner = np.minimum(at.astype(np.int32), (last - 1).astype(np.int32))
         self._fraction = at - corner.astype(np.float32)
         first = corner[..., 1] * width + corner[..., 0]
