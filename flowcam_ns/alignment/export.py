@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -64,28 +65,34 @@ def write_dataset(
     """
     start = time.perf_counter()
     posed = _indices(alignment.posed)
-    with atomic_folder(folder, overwrite) as partial:
-        images = [
-            path.relative_to(partial).as_posix() for path in write_images(frames, partial / "images", image_format)
-        ]
-        masks = [path.relative_to(partial).as_posix() for path in write_masks(frames, partial / "masks")]
+    with atomic_folder(folder, overwrite) as partial, ThreadPoolExecutor(1) as encoder:
+        # Compressing images runs outside Python's lock: a second core does it while this one draws.
+        writing = encoder.submit(_write_images, frames, partial, image_format)
         cloud = point_cloud(frames, alignment)
         if len(cloud) > 0:
             write_ply(partial / POINT_CLOUD, cloud.xyz, cloud.rgb)
         ply = POINT_CLOUD if len(cloud) > 0 else None
-        write_json(partial / "transforms.json", alignment_transforms(frames, alignment, images, masks, ply))
         c2w = alignment.c2w.numpy()[posed]
+        write_tum(partial / "trajectory_tum.txt", frames.timestamps[posed], c2w)
+        write_trajectory_plot(partial / "trajectory.png", _plot(frames, alignment, cloud))
+        images, masks = writing.result()
+        write_json(partial / "transforms.json", alignment_transforms(frames, alignment, images, masks, ply))
         names = [Path(images[i]).name for i in posed]
         in_posed = replace(cloud, frame=np.searchsorted(posed, cloud.frame))
         write_colmap_text(
             partial / "colmap/sparse/0", alignment.camera, c2w, names, in_posed, alignment.reprojection_error
         )
-        write_tum(partial / "trajectory_tum.txt", frames.timestamps[posed], c2w)
-        write_trajectory_plot(partial / "trajectory.png", _plot(frames, alignment, cloud))
         seconds = {**alignment.seconds, "write": time.perf_counter() - start}
         report = pose_report(frames, replace(alignment, seconds=seconds), len(cloud))
         write_json(partial / "report.json", report.as_dict())
     return report
+
+
+def _write_images(frames: Frames, folder: Path, image_format: Literal["jpg", "png"]) -> tuple[list[str], list[str]]:
+    """Write images and masks; gives their paths relative to `folder`."""
+    images = write_images(frames, folder / "images", image_format)
+    masks = write_masks(frames, folder / "masks")
+    return [p.relative_to(folder).as_posix() for p in images], [p.relative_to(folder).as_posix() for p in masks]
 
 
 def alignment_transforms(

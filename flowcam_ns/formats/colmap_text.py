@@ -67,11 +67,8 @@ def _points(cloud: PointCloud | None, images: int, error: float) -> str:
     lines = ["# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX)"]
     if cloud is not None:
         counts = np.zeros(images, dtype=np.int64)
-        for point, (xyz, rgb, frame) in enumerate(
-            zip(cloud.xyz.tolist(), cloud.rgb.tolist(), cloud.frame.tolist(), strict=True)
-        ):
-            position = " ".join(f"{x:.9g}" for x in xyz)
-            colour = " ".join(str(x) for x in rgb)
-            lines.append(f"{point + 1} {position} {colour} {error:.4g} {frame + 1} {counts[frame]}")
+        rows = zip(cloud.xyz.tolist(), cloud.rgb.tolist(), cloud.frame.tolist(), strict=True)
+        for point, ((x, y, z), (r, g, b), frame) in enumerate(rows, 1):
+            lines.append(f"{point} {x:.7g} {y:.7g} {z:.7g} {r} {g} {b} {error:.4g} {frame + 1} {counts[frame]}")
             counts[frame] += 1
     return "\n".join(lines) + "\n"

@@ -16,7 +16,7 @@ from flowcam_ns.geometry.camera import Camera
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MAX_POINTS = 6000
+MAX_POINTS = 4000
 MAX_FRUSTA = 24
 TIME_COLOURS = "plasma"
 TRUTH_STYLE = {"color": "#1b9e77", "linewidth": 1.6, "linestyle": (0, (4, 2))}
