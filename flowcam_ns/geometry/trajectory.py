@@ -12,6 +12,7 @@ from flowcam_ns.geometry.se3 import from_rotation_translation, skew
 
 _ORIENTATION_TIE_BREAK = 1e-9
 _HORIZON_PRIOR = 0.02
+_ROLL_PENALTY = 5.0
 _BULK_OF_POINTS = 0.8
 _FAR_POINTS = 3.0
 
@@ -119,8 +120,10 @@ def up_direction(c2w: Float[Tensor, "frames 4 4"]) -> Float[Tensor, "3"]:
     """
     level, upward, forward = c2w[:, :3, 0], -c2w[:, :3, 1], c2w[:, :3, 2]
     mean_up = _robust_mean_direction(upward)
-    scatter = level.T @ level / len(level) - _HORIZON_PRIOR * torch.outer(mean_up, mean_up)
-    up = torch.linalg.eigh(scatter).eigenvectors[:, 0]
+    scatter = level.T @ level / len(level)
+    # The more the camera rolls about its axis, the less its x axes say.
+    trust_mean = _HORIZON_PRIOR + _ROLL_PENALTY * torch.linalg.eigvalsh(scatter)[0]
+    up = torch.linalg.eigh(scatter - trust_mean * torch.outer(mean_up, mean_up)).eigenvectors[:, 0]
     # A camera that looks straight down has no upward axis to speak of: then up is where it comes from.
     side = up @ (mean_up - 0.1 * forward.mean(0))
     return up if side >= 0 else -up
