@@ -33,6 +33,7 @@ class DISFlow:
     """Weight of smoothness in the refinement, against 5 for equal brightness and 10 for equal gradients."""
     name: str = "dis"
     color: bool = False
+    uses_initial: bool = True
     max_workers: int = 64
     _local: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
@@ -58,11 +59,15 @@ class DISFlow:
         """Flow in px from `first` to `second`, both grey; `initial` is left as it is."""
         # OpenCV searches from a third argument of the right shape and writes into it; an empty one means no start.
         start = np.empty(0, np.float32) if initial is None else np.array(initial, np.float32, order="C")
-        return self._search().calc(first, second, start)
+        return self._search(initial is not None).calc(first, second, start)
 
-    def _search(self) -> cv2.DISOpticalFlow:
-        """This thread's own search: it keeps its buffers between calls, so two threads must never share one."""
-        search = getattr(self._local, "search", None)
+    def _search(self, with_start: bool) -> cv2.DISOpticalFlow:
+        """This thread's own search: it keeps its buffers between calls, so two threads must never share one.
+
+        Nor may calls with and without a start: OpenCV goes on using the start of an earlier call.
+        """
+        name = "started" if with_start else "search"
+        search = getattr(self._local, name, None)
         if search is None:
             search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
             search.setFinestScale(self.finest_scale)
@@ -71,5 +76,5 @@ class DISFlow:
             search.setGradientDescentIterations(self.gradient_steps)
             search.setVariationalRefinementIterations(self.refinement_steps)
             search.setVariationalRefinementAlpha(self.smoothness)
-            self._local.search = search
+            setattr(self._local, name, search)
         return search

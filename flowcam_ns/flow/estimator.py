@@ -37,6 +37,11 @@ class FlowEstimator(Protocol):
         """How many threads may usefully call it at once."""
         ...
 
+    @property
+    def uses_initial(self) -> bool:
+        """Whether `initial` changes the result."""
+        ...
+
     def __call__(
         self,
         first: UInt8[np.ndarray, "h w *rgb"],

@@ -30,6 +30,10 @@ class FlowPair:
         """Bytes in memory."""
         return self.flow.nbytes + self.confidence.nbytes
 
+    def start(self, side: int) -> Float32[np.ndarray, "half_h half_w 2"]:
+        """The flow to (0) or back (1) in px of its own half-size grid."""
+        return self.flow[side] * np.float32(0.5 / STEPS_PER_PX)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """What goes into the cache."""
         return {"flow": self.flow, "confidence": self.confidence}

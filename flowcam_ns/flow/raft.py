@@ -33,6 +33,7 @@ class RAFTFlow:
     """Recurrent updates; 6 lose little accuracy and take two thirds of the time."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     color: bool = True
+    uses_initial: bool = False
     max_workers: int = 1
     _model: torch.nn.Module | None = field(default=None, repr=False, compare=False)
     _weights: str = field(default="", repr=False, compare=False)

