@@ -1,4 +1,4 @@
-"""The order of things in a run: poses and depths in the first train step, then the field; the same state after loading."""
+"""The order of things in a run: poses and depths in the first train step, then the field; all of it again on load."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.console import one_line_errors
 from flowcam_ns.data.datamanager import FlowCamDataManager, FlowCamDataManagerConfig
 from flowcam_ns.data.held_out import held_out_frames
@@ -40,6 +41,8 @@ class FlowCamPipelineConfig(VanillaPipelineConfig):
     """specifies the datamanager config"""
     model: FlowCamModelConfig = field(default_factory=FlowCamModelConfig)
     """specifies the model config"""
+    alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
+    """How camera poses are solved from optical flow."""
     train_seconds: float = 0.0
     """Stop training the field after this many seconds, the pose solve not counted; 0 for no limit."""
 
@@ -89,9 +92,9 @@ class FlowCamPipeline(VanillaPipeline):
                 bars.update(task, description=stage, completed=fraction)
                 self.viewer_panel.status(f"**{stage}**: {fraction:.0%}")
                 if c2w is not None:
-                    self._show(c2w, torch.ones(len(c2w), dtype=torch.bool))
+                    self._show_unfinished(c2w)
 
-            solved = reconstruct(frames, held_out_frames(len(frames)), self.config, report)
+            solved = reconstruct(frames, held_out_frames(len(frames)), self.config.alignment, report)
         self.flowcam.adopt(solved.cameras, solved.inverse_depth, solved.confidence)
         self._spread_cameras(solved.cameras)
         if self._run_folder is not None:
@@ -109,6 +112,15 @@ class FlowCamPipeline(VanillaPipeline):
         depth = 1 / float(seen.median()) if len(seen) else 1.0
         lens = cameras.camera
         self.viewer_panel.set_start_view(cameras.c2w[first].numpy(), depth, 2 * math.atan(lens.height / 2 / lens.fy))
+
+    def _show_unfinished(self, c2w: Tensor) -> None:
+        """Poses in the making: any world, and perhaps of a part of the clip only; moved to where they can be seen."""
+        c2w = c2w.detach().cpu().double()
+        centre = c2w[:, :3, 3].mean(0)
+        reach = float((c2w[:, :3, 3] - centre).norm(dim=-1).max())
+        shown = c2w[torch.arange(len(self.datamanager.frames)).clamp(max=len(c2w) - 1)].clone()
+        shown[:, :3, 3] = (shown[:, :3, 3] - centre) * (0.5 / max(reach, 1e-9))
+        self._show(shown, torch.arange(len(shown)) < len(c2w))
 
     def _show(self, c2w: Tensor, posed: Tensor) -> None:
         shown = dict(enumerate(self.datamanager.train_dataset.metadata["frame_index"].tolist()))
@@ -133,7 +145,9 @@ class FlowCamPipeline(VanillaPipeline):
             self._spread_cameras(cameras)
             self.viewer_panel.status(f"Loaded from step {step}")
 
-    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
         """nerfstudio's callbacks, and ours after each step: status line and time budget."""
         trainer = training_callback_attributes.trainer
         self._run_folder = None if trainer is None else trainer.base_dir

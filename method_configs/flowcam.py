@@ -7,6 +7,7 @@ from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerC
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
+from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.data.datamanager import FlowCamDataManagerConfig
 from flowcam_ns.data.dataparser import FlowCamDataParserConfig
 from flowcam_ns.model.flowcam_model import FlowCamModelConfig
@@ -29,19 +30,20 @@ flowcam_method = MethodSpecification(
         machine=MachineConfig(device_type="cuda" if CUDA else "cpu"),
         logging=LoggingConfig(profiler="none"),
         pipeline=FlowCamPipelineConfig(
+            alignment=AlignmentOptions(device="cuda" if CUDA else "cpu"),
             train_seconds=600.0 if CUDA else 120.0,
             datamanager=FlowCamDataManagerConfig(
                 dataparser=FlowCamDataParserConfig(train_long_side=960 if CUDA else 480),
-                train_num_rays_per_batch=4096 if CUDA else 1024,
-                eval_num_rays_per_batch=4096 if CUDA else 1024,
+                train_num_rays_per_batch=128**2 if CUDA else 64**2,
+                eval_num_rays_per_batch=64**2,
             ),
-            model=FlowCamModelConfig(eval_num_rays_per_chunk=65_536 if CUDA else 8192),
+            model=FlowCamModelConfig(eval_num_rays_per_chunk=2**18 if CUDA else 2**15),
         ),
         # No scheduler: nerfstudio's put NumPy numbers into checkpoints, which torch >= 2.6 refuses to load.
         optimizers={"fields": {"optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-8), "scheduler": None}},
         viewer=ViewerConfig(
             websocket_host="127.0.0.1",
-            num_rays_per_chunk=65_536 if CUDA else 8192,
+            num_rays_per_chunk=2**18 if CUDA else 2**15,
             camera_frustum_scale=0.3,
             default_composite_depth=False,
         ),

@@ -120,22 +120,23 @@ class FlowCamDataManager(VanillaDataManager[FlowCamDataset]):
     def _random_window(
         self, dataset: FlowCamDataset, generator: RayGenerator, count: int
     ) -> tuple[RayBundle, dict[str, Tensor]]:
-        """About `count` rays, row by row, of a window as square as the image allows; `batch["window"]` is its (h, w)."""
+        """About `count` rays of a window as square as the image allows; bundle and batch have its shape (h, w)."""
         rows = self._posed_rows(dataset)
         row = int(rows[torch.randint(len(rows), ())])
         item = dataset.get_data(row, image_type="uint8")
         image: Tensor = item["image"]
-        height, width = min(math.isqrt(count), image.shape[0]), min(math.isqrt(count), image.shape[1])
+        side = math.isqrt(count)
+        height, width = min(side, image.shape[0]), min(side, image.shape[1])
         top = int(torch.randint(image.shape[0] - height + 1, ()))
         left = int(torch.randint(image.shape[1] - width + 1, ()))
+        window = slice(top, top + height), slice(left, left + width)
         y, x = torch.meshgrid(torch.arange(top, top + height), torch.arange(left, left + width), indexing="ij")
-        indices = torch.stack([torch.full_like(x, row), y, x], dim=-1).reshape(-1, 3)
-        batch = {"window": torch.tensor([height, width]), "indices": indices}
-        window = image[top : top + height, left : left + width].reshape(-1, 3)
-        batch["image"] = (window.float() / 255).to(self.device)
+        indices = torch.stack([torch.full_like(x, row), y, x], dim=-1)
+        batch = {"indices": indices, "image": (image[window].float() / 255).to(self.device)}
         if "mask" in item:
-            batch["mask"] = item["mask"][top : top + height, left : left + width].reshape(-1, 1).to(self.device)
-        return generator(indices.to(self.device)), batch
+            batch["mask"] = item["mask"][window].to(self.device)
+        bundle = generator(indices.reshape(-1, 3).to(self.device))
+        return bundle.reshape((height, width)), batch
 
     def _posed_rows(self, dataset: FlowCamDataset) -> Int[Tensor, "rows"]:
         estimated: EstimatedCameras | None = getattr(self.config, "_estimated_cameras", None)

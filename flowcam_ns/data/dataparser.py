@@ -61,11 +61,9 @@ class FlowCamDataParser(DataParser):
         """Frames of a split; those that could not be posed are left out once that is known."""
         count = len(self.shared.frames)
         held_out = held_out_frames(count)
-        if split == "train":
-            indices = [i for i in range(count) if i not in held_out]
-        else:
-            # Of two frames none can be held out; nerfstudio's tools still need something to show.
-            indices = held_out or list(range(count))
+        # Of two frames none can be held out; nerfstudio's tools still need something to show.
+        others = held_out or list(range(count))
+        indices = [i for i in range(count) if i not in held_out] if split == "train" else others
         if self.cameras is None:
             return indices
         posed = [i for i in indices if self.cameras.posed[i]]

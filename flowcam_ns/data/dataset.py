@@ -33,4 +33,3 @@ class FlowCamDataset(InputDataset):
         height, width = data["image"].shape[:2]
         mask = cv2.resize(masks[frame].astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
         return {"frame_index": frame_index, "mask": torch.from_numpy(mask > 0)[..., None]}
-

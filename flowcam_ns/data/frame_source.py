@@ -13,6 +13,7 @@ from flowcam_ns.errors import FlowCamError
 from flowcam_ns.video.frames import Frames
 from flowcam_ns.video.options import FrameOptions
 
+
 class SharedFrames:
     """Decoded frames that survive nerfstudio's deep copies of dataset metadata without being duplicated."""
 

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.result import Alignment
+from flowcam_ns.errors import FlowCamError
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
 from flowcam_ns.video.frames import Frames
 
+if TYPE_CHECKING:
+    from flowcam_ns.flow.store import FlowStore
+
 Progress = Callable[[str, float, "Tensor | None"], None]
 """Called with the stage's name, the share of it that is done, and the poses so far (OpenCV c2w) where there are any."""
+
+LEAST_BASELINE = 1e-6
+"""World units between cameras below which nothing can be triangulated."""
+DISTANT, DISTANT_CONFIDENCE = 1.0, 0.5
+"""Inverse depth, and confidence in it, where the camera only turns: views then do not depend on depth."""
 
 
 @dataclass(frozen=True)
@@ -32,37 +43,51 @@ class Reconstruction:
         return EstimatedCameras(self.alignment.c2w, self.alignment.camera, self.alignment.posed)
 
 
-def reconstruct(frames: Frames, held_out: Sequence[int], options: object, progress: Progress) -> Reconstruction:
+def reconstruct(
+    frames: Frames, held_out: Sequence[int], options: AlignmentOptions, progress: Progress
+) -> Reconstruction:
     """Solve poses from all frames' flow, then depths from the flow of those that are not held out.
 
     Raises:
-        FlowCamError: the clip gives no poses (still camera, pure rotation, too little texture, ...).
+        FlowCamError: the clip gives no poses (still camera, too little texture, ...).
     """
-    from flowcam_ns.alignment.dense_depth import dense_inverse_depth
     from flowcam_ns.alignment.estimate import estimate_poses
-    from flowcam_ns.flow.store import FlowStore
 
-    alignment = estimate_poses(frames, camera=frames.camera, options=options, progress=progress)
-    progress("Dense depth", 0.0, alignment.c2w)
+    store = flow_store(frames, options)
+    alignment = estimate_poses(frames, frames.camera, options, progress, store)
     usable = alignment.posed.clone()
     usable[list(held_out)] = False
-    store = FlowStore(frames.images, masks=frames.masks)
-    guide = torch.from_numpy(frames.images)
-    inverse_depth, confidence = dense_inverse_depth(
-        alignment.c2w, alignment.camera, PixelFlow(store), usable=usable, guide=guide
-    )
+    if int(usable.sum()) < 2:
+        raise FlowCamError(
+            f"{frames.name}: only {int(alignment.posed.sum())} of {len(frames)} frames could be posed; "
+            "film with more overlap, more light, or give a longer piece"
+        )
+    progress("Dense depth", 0.0, alignment.c2w)
+    inverse_depth, confidence = _depths(frames, alignment, store, usable)
     progress("Dense depth", 1.0, alignment.c2w)
     return Reconstruction(alignment, inverse_depth, confidence)
 
 
-class PixelFlow:
-    """A flow store's dense flow in px of its own grid, as tensors."""
+def flow_store(frames: Frames, options: AlignmentOptions) -> FlowStore:
+    """Optical flow of the clip, computed when asked for and cached on disk where the options say so."""
+    from flowcam_ns.flow.cache import FlowCache
+    from flowcam_ns.flow.estimator import make_estimator
+    from flowcam_ns.flow.store import FlowStore
 
-    def __init__(self, store: object) -> None:
-        self._store = store
+    cache = FlowCache(options.cache_dir) if options.cache else None
+    estimator = make_estimator(options.flow, options.device)
+    return FlowStore(frames.images, estimator, options.flow_size, masks=frames.masks, cache=cache)
 
-    def dense(self, i: int, j: int) -> tuple[Float[Tensor, "h w 2"], Float[Tensor, "h w"]]:
-        """Flow from frame i to j and its confidence."""
-        flow, confidence = self._store.dense(i, j)  # type: ignore[attr-defined]
-        height, width = confidence.shape
-        return torch.from_numpy(flow) * torch.tensor([width, height]), torch.from_numpy(confidence)
+
+def _depths(
+    frames: Frames, alignment: Alignment, store: FlowStore, usable: Bool[Tensor, "frames"]
+) -> tuple[Float[Tensor, "frames h w"], Float[Tensor, "frames h w"]]:
+    from flowcam_ns.alignment.dense_depth import dense_inverse_depth
+
+    centres = alignment.c2w[usable, :3, 3]
+    if float((centres - centres.mean(0)).norm(dim=-1).max()) < LEAST_BASELINE:
+        known = usable[:, None, None].float().expand(-1, store.flow_height // 2, store.flow_width // 2)
+        return DISTANT * known, DISTANT_CONFIDENCE * known
+    return dense_inverse_depth(
+        alignment.c2w, alignment.camera, store, usable=usable, guide=torch.from_numpy(frames.images)
+    )

@@ -24,6 +24,9 @@ from flowcam_ns.model.view_outputs import induced_flow, normals_from_depth_map, 
 FLOW_RANGE = 0.08
 """Flow, as a share of the image's width, at which the colour wheel is fully saturated."""
 
+BAND_MARGIN = 12
+"""Rows beyond a band that its pixels may depend on; even, because the image network halves its input."""
+
 
 @dataclass
 class FlowCamModelConfig(ModelConfig):
@@ -115,18 +118,20 @@ class FlowCamModel(Model):
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
-        """Render an image of rays piece by piece; the view's context frames are chosen once, so pieces have no seams."""
+        """Render an image of rays in bands; what the view is blended from is chosen once, so that no seams show."""
         device = camera_ray_bundle.origins.device
         height, width = camera_ray_bundle.origins.shape[:2]
         bundle = camera_ray_bundle.to(self.device)
         view = self._view_of(bundle)
         guide = self._guide(bundle, view)
-        step = self.config.eval_num_rays_per_chunk
-        pieces = [
-            self._render(bundle.get_row_major_sliced_ray_bundle(start, start + step), view, guide)
-            for start in range(0, height * width, step)
-        ]
-        return {name: torch.cat([p[name] for p in pieces]).view(height, width, -1).to(device) for name in pieces[0]}
+        band = max(self.config.eval_num_rays_per_chunk // width // 2 * 2, 2)
+        pieces: list[dict[str, Tensor]] = []
+        for top in range(0, height, band):
+            # The field's image network sees a few rows beyond the band, or bands would show.
+            first, last = max(top - BAND_MARGIN, 0), min(top + band + BAND_MARGIN, height)
+            rendered = self._render(bundle[first:last], view, guide)
+            pieces.append({name: value[top - first :][:band] for name, value in rendered.items()})
+        return {name: torch.cat([piece[name] for piece in pieces]).to(device) for name in pieces[0]}
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
         """Colour with accumulation as alpha."""
@@ -141,11 +146,10 @@ class FlowCamModel(Model):
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Colour and sharpness errors of a window of a frame; masked pixels count as right."""
-        height, width = batch["window"].tolist()
         rgb, truth = outputs["rgb"], batch["image"].to(self.device)
         if "mask" in batch:
             rgb = torch.where(batch["mask"].to(self.device), rgb, truth)
-        return patch_losses(rgb.reshape(height, width, 3), truth.reshape(height, width, 3))
+        return patch_losses(rgb, truth)
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
