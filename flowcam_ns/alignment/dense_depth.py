@@ -1,7 +1,7 @@
 """Dense inverse depth of every frame from its optical flow to several others, given poses and lens.
 
-Each pixel is triangulated by itself (robust Gauss-Newton in one unknown, in closed form per step), then frames check each
-other and weak pixels take over what confident neighbours of like colour say (`depth_filter.py`).
+Each pixel is triangulated by itself (robust Gauss-Newton in one unknown, in closed form per step), then frames check
+each other and weak pixels take over what confident neighbours of like colour say (`depth_filter.py`).
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def dense_inverse_depth(
 ) -> tuple[Float[Tensor, "frames h w"], Float[Tensor, "frames h w"]]:
     """Inverse depth (1 / z, world units, at least 0) of every pixel, and a confidence in 0..1.
 
-    `camera` may be of any size with the flow's aspect. Frames that are not `usable` (held out or not posed) get zeros and
-    lend nothing to the others. `guide` holds the frames' colours for edge-aware smoothing.
+    `camera` may be of any size with the flow's aspect. Frames that are not `usable` (held out or not posed) get zeros
+    and lend nothing to the others. `guide` holds the frames' colours for edge-aware smoothing.
     """
     options = options or DenseDepthOptions()
     frames = len(c2w)
@@ -72,8 +72,7 @@ def dense_inverse_depth(
     if len(indices) < 2:
         raise FlowCamError("dense depth needs at least two frames with a pose that are not held out")
     c2w = c2w.detach().cpu().double()
-    inverse: Tensor | None = None
-    confidence: Tensor | None = None
+    triangulated: dict[int, tuple[Tensor, Tensor]] = {}
     for i in indices:
         neighbours = _neighbours(i, usable, options.gaps)
         found = [flows.dense(i, j) for j in neighbours]
@@ -81,12 +80,11 @@ def dense_inverse_depth(
         small = camera.scaled_to(weight.shape[2], weight.shape[1])
         flow = torch.from_numpy(np.stack([flow for flow, _ in found])) * weight.new_tensor([small.width, small.height])
         T_other_self = (se3.inverse(c2w[neighbours]) @ c2w[i]).float()
-        rho, conf = triangulate(flow, weight, T_other_self, small, options)
-        if inverse is None or confidence is None:
-            inverse, confidence = (torch.zeros(frames, *rho.shape) for _ in range(2))
-        inverse[i], confidence[i] = rho, conf
-    assert inverse is not None and confidence is not None
-    small = camera.scaled_to(inverse.shape[2], inverse.shape[1])
+        triangulated[i] = triangulate(flow, weight, T_other_self, small, options)
+    inverse, confidence = (
+        torch.zeros(frames, small.height, small.width).index_copy_(0, torch.tensor(indices), torch.stack(maps))
+        for maps in zip(*triangulated.values(), strict=True)
+    )
     confidence = confidence * _certainty(inverse, confidence, options.tolerance)
     for _ in range(options.consistency_rounds):
         pairs = {i: _neighbours(i, usable, options.gaps[:3]) for i in indices}
@@ -106,8 +104,8 @@ def triangulate(
 ) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"]]:
     """Inverse depth that best explains one frame's flow to several others, and `support / std^2` of it.
 
-    A point p + flow seen at normalised (u, v) obeys u (a_z + rho t_z) = a_x + rho t_x with a = R ray: linear in rho. Divided by the
-    projected depth of the step before, its residual is the reprojection error.
+    A point p + flow seen at normalised (u, v) obeys u (a_z + rho t_z) = a_x + rho t_x with a = R ray: linear in rho.
+    Divided by the projected depth of the step before, its residual is the reprojection error.
     """
     _, h, w, _ = flow.shape
     pixels = pixel_grid(h, w, flow)
@@ -131,7 +129,7 @@ def triangulate(
 
     best = torch.zeros(h, w)
     best_cost = torch.full((h, w), torch.inf)
-    longest = T_other_self[:, :3, 3].norm(dim=-1).argsort(descending=True)[:options.starts]
+    longest = T_other_self[:, :3, 3].norm(dim=-1).argsort(descending=True)[: options.starts]
     for n in longest.tolist():
         rho = (slope_target[n] / (slope_sq[n] + EPS)).clamp(min=0)
         r2 = residual_sq(rho)

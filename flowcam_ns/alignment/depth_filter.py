@@ -24,7 +24,7 @@ def agree_between_frames(
     neighbours: dict[int, list[int]],
     tolerance: float,
 ) -> tuple[Float[Tensor, "frames h w"], Float[Tensor, "frames h w"]]:
-    """Replace each depth by the robust mean of what it and the neighbours' depth maps say; confidence follows agreement.
+    """Replace each depth by the robust mean of its own and the neighbours' maps; confidence follows agreement.
 
     `camera` is the lens at the depth maps' size. Where a pixel is uncertain and its neighbours agree, theirs wins.
     """
@@ -92,7 +92,7 @@ def smooth_along_edges(
     guide: UInt8[Tensor, "frames height width 3"] | None,
     tolerance: float,
 ) -> tuple[Float[Tensor, "frames h w"], Float[Tensor, "frames h w"]]:
-    """Sparse bilateral passes of growing and shrinking reach: weak pixels are filled from confident ones of like colour."""
+    """Sparse bilateral passes of growing reach: weak pixels are filled from confident ones of like colour."""
     h, w = inverse.shape[1:]
     out_rho, out_conf = torch.empty_like(inverse), torch.empty_like(confidence)
     for i in range(len(inverse)):

@@ -1,0 +1,82 @@
+"""The first few frames: poses, depths and focal length from nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowcam_ns.alignment.lens import LENS_SIZE
+from flowcam_ns.alignment.levenberg import Prior, Solution, minimize
+from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
+from flowcam_ns.geometry import se3
+
+WINDOW = 8
+"""Frames of the first window."""
+FOCAL_STARTS = (0.6, 0.85, 1.2)
+"""Focal lengths tried, in long sides of the image: wide phones and action cameras to mild telephoto."""
+TYPICAL_FOCAL, FOCAL_SPREAD = 0.75, 0.3
+"""What is believed of a video's focal length (long sides; standard deviation of its logarithm) before seeing it."""
+PIXEL = 1 / 512
+"""The unit in which flow noise is thought of: one px of an image 512 px wide."""
+LENS_FREE = torch.tensor([True, False, False, False, False])
+
+
+@dataclass(frozen=True)
+class LensBelief:
+    """What is known about the lens beforehand, and which parts of it may be solved for."""
+
+    mean: Float[Tensor, "lens"]
+    std: Float[Tensor, "lens"]
+    known: bool = False
+    """True where the user gave the camera: nothing of the lens is solved for."""
+
+    def prior(self, noise: float) -> Prior:
+        """The prior in the units of a robust cost whose residuals have standard deviation `noise`."""
+        return Prior(self.mean, (noise / self.std) ** 2)
+
+
+def solve_first_window(problem: FlowProblem, belief: LensBelief) -> Solution:
+    """Poses, depths and focal length of a few frames, starting from a camera at rest before a plane at depth 1.
+
+    Several focal lengths are tried; the lowest converged robust cost wins. Frame 0 is the origin.
+    """
+    frames = len(problem.sources)
+    free_poses = torch.arange(frames, device=problem.sources.device) > 0
+    all_depths = torch.ones_like(free_poses)
+    fixed_lens = torch.zeros(LENS_SIZE, dtype=torch.bool, device=problem.sources.device)
+    free_lens = fixed_lens if belief.known else LENS_FREE.to(fixed_lens.device)
+    prior = belief.prior(CORRELATED_NOISE)
+    starts = [belief.mean] if belief.known else [_with_focal(belief.mean, f) for f in FOCAL_STARTS]
+    best: Solution | None = None
+    for lens in starts:
+        state = FlowState(
+            se3.identity(frames, problem.points),
+            torch.ones(frames, problem.points.shape[-1], dtype=problem.points.dtype, device=problem.points.device),
+            lens,
+        )
+        held = Free(free_poses, all_depths, fixed_lens)
+        found = minimize(problem, state, held, scale=8 * PIXEL, prior=prior, iterations=12, damping=1.0)
+        free = Free(free_poses, all_depths, free_lens)
+        for scale, iterations in ((4 * PIXEL, 20), (2 * PIXEL, 15)):
+            found = minimize(
+                problem, found.state, free, scale=scale, prior=prior, iterations=iterations, damping=found.damping
+            )
+        if best is None or found.cost < best.cost:
+            best = found
+    assert best is not None
+    return best
+
+
+CORRELATED_NOISE = 2 * PIXEL
+"""Standard deviation that flow vectors are credited with against priors: more than their own noise, because
+neighbouring vectors err together."""
+
+
+def _with_focal(lens: Float[Tensor, "lens"], focal: float) -> Float[Tensor, "lens"]:
+    changed = lens.clone()
+    changed[0] = math.log(focal)
+    return changed

@@ -1,0 +1,183 @@
+"""The pose estimation as a whole: frames in, poses, lens and surface points out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowcam_ns.alignment import measure
+from flowcam_ns.alignment.bootstrap import FOCAL_SPREAD, TYPICAL_FOCAL, LensBelief
+from flowcam_ns.alignment.grow import Segment
+from flowcam_ns.alignment.handover import make_alignment
+from flowcam_ns.alignment.lens import lens_from_camera
+from flowcam_ns.alignment.options import AlignmentOptions
+from flowcam_ns.alignment.parallax import fit_rotation, only_turns
+from flowcam_ns.alignment.problem import FlowProblem, FlowState
+from flowcam_ns.alignment.refine import refine_all, retriangulate
+from flowcam_ns.alignment.result import Alignment
+from flowcam_ns.alignment.segments import segment_problem, solve_segments, unposed_reasons
+from flowcam_ns.errors import FlowCamError
+from flowcam_ns.flow.cache import FlowCache
+from flowcam_ns.flow.estimator import make_estimator
+from flowcam_ns.flow.store import FlowStore
+from flowcam_ns.geometry.camera import Camera
+from flowcam_ns.video.frames import Frames
+from flowcam_ns.video.load import load_frames
+
+Progress = Callable[[str, float, "Tensor | None"], None]
+"""Called with the stage's name, the share of it that is done, and the poses so far (OpenCV c2w), if there are any."""
+
+STILL = 0.0015
+"""A video whose picture moves less than this share of its long side between any two frames shows a still camera."""
+COARSE_SHARE = 4
+"""One of so many points takes part until the last solve."""
+EXIF_SPREAD = 0.05
+"""Standard deviation of the logarithm of a focal length that EXIF tells."""
+PRINCIPAL_POINT_SPREAD, DISTORTION_SPREAD = 0.01, 0.1
+"""Standard deviations of the principal point (long sides) and of k1 and k2, before seeing the video."""
+
+
+def estimate_poses(
+    frames: Frames | str | Path,
+    camera: Camera | None = None,
+    options: AlignmentOptions | None = None,
+    progress: Progress | None = None,
+    flow: FlowStore | None = None,
+) -> Alignment:
+    """Camera poses, lens and surface points of a video, by flow bundle adjustment.
+
+    Args:
+        frames: decoded frames, or the path of a video or image folder.
+        camera: the lens if it is known; solved for otherwise.
+        options: settings.
+        progress: called as the work goes on.
+        flow: the frames' optical flow, if it is at hand already; made from `options` otherwise.
+
+    Raises:
+        FlowCamError: the frames carry no poses: too few, a still camera, no texture.
+    """
+    options = options or AlignmentOptions()
+    if not isinstance(frames, Frames):
+        frames = load_frames(frames)
+    if len(frames) < 2:
+        raise FlowCamError(f"{frames.name}: poses need at least two frames, and here is {len(frames)}.")
+    report = progress or (lambda _stage, _done, _c2w: None)
+    watch = Stopwatch()
+    store = flow or _flow_store(frames, options)
+    belief = lens_belief(frames, camera or frames.camera, options)
+    with watch("flow"):
+        problem, motion, support, points = _measure(frames, store, options, report)
+    with watch("solve"):
+        coarse_points = torch.randperm(points.shape[1], generator=torch.Generator().manual_seed(0))
+        coarse_points = coarse_points[: max(len(coarse_points) // COARSE_SHARE, 48)].sort().values
+        coarse = problem.thinned(coarse_points)
+        segments = solve_segments(coarse, motion, support, belief, lambda part: _report_segment(report, part, len(frames)))
+        if not segments:
+            raise FlowCamError(
+                f"{frames.name}: fewer than three neighbouring frames share trustworthy flow; is the video sharp and textured?"
+            )
+        longest = segments[0]
+        part, state = segment_problem(coarse, longest)
+        state = refine_all(part, state, belief, scales=(4.0, 1.0, 1.0), iterations=12).state
+    warnings: list[str] = []
+    turning = fit_rotation(part, state, belief)
+    if only_turns(part, state, turning):
+        warnings.append(
+            "The camera only turns, it does not move: rotations are estimated, all positions are the same and no depth "
+            "can be told."
+        )
+        fine_problem, fine = part, turning
+    else:
+        with watch("final solve"):
+            fine_problem = problem.window(longest.start, longest.stop)
+            report("Refining", 0.5, state.c2w)
+            fine = retriangulate(fine_problem, state, belief)
+            fine = refine_all(fine_problem, fine, belief, scales=(1.0, 0.5), iterations=8, stages=((True,) * 5,)).state
+    report("Refining", 1.0, fine.c2w)
+    reasons = unposed_reasons(segments, len(frames))
+    if reasons:
+        warnings.append(
+            f"{len(reasons)} of {len(frames)} selected frames could not be posed together with the others: "
+            "the video has a cut or a jump, or the flow breaks off."
+        )
+    return make_alignment(
+        frames, points, longest, fine_problem, fine, reasons=reasons, warnings=warnings, seconds=watch.seconds
+    )
+
+
+def lens_belief(frames: Frames, camera: Camera | None, options: AlignmentOptions) -> LensBelief:
+    """What is known about the lens before any flow is seen."""
+    if camera is not None:
+        lens = lens_from_camera(camera.scaled_to(frames.width, frames.height))
+        return LensBelief(lens, torch.full_like(lens, 1e-6), known=True)
+    focal, spread = TYPICAL_FOCAL, FOCAL_SPREAD
+    if frames.focal_prior is not None:
+        focal, spread = frames.focal_prior / max(frames.width, frames.height), EXIF_SPREAD
+    point = PRINCIPAL_POINT_SPREAD if options.refine_principal_point else 1e-9
+    radial = DISTORTION_SPREAD if options.refine_distortion else 1e-9
+    std = torch.tensor([spread, point, point, radial, radial], dtype=torch.float64)
+    return LensBelief(torch.tensor([math.log(focal), 0, 0, 0, 0], dtype=torch.float64), std)
+
+
+def _flow_store(frames: Frames, options: AlignmentOptions) -> FlowStore:
+    cache = FlowCache(options.cache_dir) if options.cache else None
+    estimator = make_estimator(options.flow, options.device)
+    return FlowStore(frames.images, estimator, options.flow_size, masks=frames.masks, cache=cache)
+
+
+def _measure(
+    frames: Frames, store: FlowStore, options: AlignmentOptions, report: Progress
+) -> tuple[FlowProblem, Float[np.ndarray, "steps"], Float[np.ndarray, "steps"], Float[np.ndarray, "frames points 2"]]:
+    """Flow between neighbours, then over longer distances as the motion allows."""
+    spacing = options.point_spacing * max(frames.width, frames.height) / options.flow_size
+    points = store.good_points(spacing)
+    motion, support = measure.neighbour_motion(
+        store, points, lambda done, total: report("Optical flow", 0.3 * done / total, None)
+    )
+    pairs = measure.choose_pairs(motion)
+    if float(np.where(np.isfinite(motion), motion, 1.0).sum()) < STILL * max(1, len(motion) // 4) or (
+        _largest_motion(store, points) < STILL
+    ):
+        raise FlowCamError(
+            f"{frames.name}: the picture stands still; poses need a camera that moves (sideways, around or forward)."
+        )
+    store.compute(pairs, lambda done, total: report("Optical flow", 0.3 + 0.7 * done / total, None))
+    return measure.build_problem(store, points, pairs), motion, support, points
+
+
+def _largest_motion(store: FlowStore, points: Float[np.ndarray, "frames points 2"]) -> float:
+    """Median motion (share of the long side) between the first frame and a few spread over the video, at its largest."""
+    last = len(store) - 1
+    others = sorted({max(1, round(last * share)) for share in (0.25, 0.5, 0.75, 1.0)})
+    targets, confidence = store.sample([(0, j) for j in others], points)
+    length = np.linalg.norm(targets - points[0], axis=-1) / max(store.width, store.height)
+    moved = [np.median(row[good]) if good.any() else np.inf for row, good in zip(length, confidence > 0.3, strict=True)]
+    return float(max(moved))
+
+
+def _report_segment(report: Progress, part: Segment, frames: int) -> None:
+    report("Poses", (part.stop - part.start) / frames, part.state.c2w)
+
+
+class Stopwatch:
+    """Wall-clock of named stages."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to `stage`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started

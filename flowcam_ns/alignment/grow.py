@@ -1,0 +1,166 @@
+"""From a first window to the whole video: one frame at a time, onto the depths already known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flowcam_ns.alignment.bootstrap import PIXEL
+from flowcam_ns.alignment.lens import LENS_SIZE
+from flowcam_ns.alignment.levenberg import Prior, minimize
+from flowcam_ns.alignment.linearize import residuals
+from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
+from flowcam_ns.geometry import se3
+
+WINDOW = 7
+"""Frames re-solved together with a new one."""
+HELD = 2
+"""Oldest frames of that window whose poses stay: they tie the scale."""
+SOURCES = 4
+"""Nearest known frames whose depths pose a new one."""
+MIN_SUPPORT = 0.06
+"""Least share of a frame's points with trustworthy flow from the known frames for it to be posed."""
+INLIER = 3 * PIXEL
+MIN_INLIERS = 0.35
+"""Least share of that flow which the found pose must explain within `INLIER`."""
+
+
+@dataclass
+class Segment:
+    """Frames [start, stop) posed in one world frame; `state` covers all frames of the video, valid inside only."""
+
+    start: int
+    stop: int
+    state: FlowState
+
+
+def grow(
+    problem: FlowProblem,
+    segment: Segment,
+    limits: tuple[int, int],
+    prior: Prior,
+    progress: Callable[[Segment], None] | None = None,
+) -> Segment:
+    """Extend a segment to both sides as far as flow carries, within the frames `limits`.
+
+    Stops on a side where too little flow leads to the next frame, or no pose explains it (a cut).
+    """
+    forward = backward = True
+    while (forward and segment.stop < limits[1]) or (backward and segment.start > limits[0]):
+        if forward and segment.stop < limits[1]:
+            forward = _extend(problem, segment, segment.stop, prior)
+        if backward and segment.start > limits[0]:
+            backward = _extend(problem, segment, segment.start - 1, prior)
+        if progress is not None:
+            progress(segment)
+    return segment
+
+
+def _extend(problem: FlowProblem, segment: Segment, new: int, prior: Prior) -> bool:
+    """Pose frame `new` next to the segment and re-solve its neighbourhood; False where that cannot be done."""
+    start, stop = min(segment.start, new), max(segment.stop, new + 1)
+    pose = _resect(problem, segment, new, prior)
+    if pose is None:
+        return False
+    state = segment.state
+    c2w = state.c2w.clone()
+    c2w[new] = pose
+    depth = state.inverse_depth.clone()
+    nearest = new - 1 if new >= segment.stop else new + 1
+    depth[new] = depth[nearest].median()
+    segment.start, segment.stop, segment.state = start, stop, FlowState(c2w, depth, state.lens)
+    _triangulate_new(problem, segment, new, prior)
+    _solve_window(problem, segment, new, prior)
+    return True
+
+
+def _resect(problem: FlowProblem, segment: Segment, new: int, prior: Prior) -> Float[Tensor, "4 4"] | None:
+    """The new frame's pose from the flow that known points have into it; the best of two starts."""
+    rows, slots = _leading_to(problem, segment, new)
+    if len(rows) == 0:
+        return None
+    known = problem.rows(rows, slots[:, None])
+    support = float((known.confidence > 0.3).to(known.points.dtype).mean((1, 2)).max())
+    if support < MIN_SUPPORT:
+        return None
+    state = segment.state
+    side = 1 if new >= segment.stop else -1
+    last, before = state.c2w[new - side], state.c2w[new - 2 * side]
+    starts = [last @ se3.inverse(before) @ last, last]
+    poses = torch.zeros(len(state.c2w), dtype=torch.bool, device=rows.device)
+    poses[new] = True
+    free = Free(poses, torch.zeros(len(rows), dtype=torch.bool, device=rows.device), _no_lens(rows))
+    best, best_cost = None, torch.inf
+    for start in starts:
+        c2w = state.c2w.clone()
+        c2w[new] = se3.orthonormalized(start)
+        trial = FlowState(c2w, state.inverse_depth[rows], state.lens)
+        for scale, steps in ((24 * PIXEL, 6), (4 * PIXEL, 8)):
+            found = minimize(known, trial, free, scale=scale, prior=prior, iterations=steps, tolerance=1e-3)
+            trial = found.state
+        if found.cost < best_cost:
+            best, best_cost = trial, found.cost
+    assert best is not None
+    error, valid = residuals(known, best)
+    explained = ((error.norm(dim=-2) < INLIER) & valid) * known.confidence
+    if float(explained.sum() / known.confidence.sum()) < MIN_INLIERS:
+        return None
+    return best.c2w[new]
+
+
+def _leading_to(problem: FlowProblem, segment: Segment, new: int) -> tuple[Int[Tensor, "few"], Int[Tensor, "few"]]:
+    """The nearest known rows that have flow into `new`, and the slot it stands in."""
+    found = [
+        (abs(row - new), row, int(slot))
+        for row in range(max(segment.start, new - 32), min(segment.stop, new + 33))
+        for slot in torch.nonzero(problem.neighbours[row] == new)[:1, 0]
+        if row != new
+    ]
+    found = sorted(found)[:SOURCES]
+    device = problem.sources.device
+    return (
+        torch.tensor([row for _, row, _ in found], dtype=torch.long, device=device),
+        torch.tensor([slot for _, _, slot in found], dtype=torch.long, device=device),
+    )
+
+
+def _triangulate_new(problem: FlowProblem, segment: Segment, new: int, prior: Prior) -> None:
+    """Depths of the new frame's points with all poses held."""
+    row = torch.tensor([new], device=problem.sources.device)
+    part = problem.rows(row)
+    inside = (part.neighbours >= segment.start) & (part.neighbours < segment.stop)
+    part = FlowProblem(part.sources, part.points, part.neighbours, part.targets, part.confidence * inside[..., None])
+    state = segment.state
+    trial = FlowState(state.c2w, state.inverse_depth[row], state.lens)
+    nothing = torch.zeros(len(state.c2w), dtype=torch.bool, device=row.device)
+    free = Free(nothing, torch.ones_like(row, dtype=torch.bool), _no_lens(row))
+    for scale in (16 * PIXEL, 4 * PIXEL):
+        trial = minimize(part, trial, free, scale=scale, prior=prior, iterations=4).state
+    state.inverse_depth[new] = trial.inverse_depth[0]
+
+
+def _solve_window(problem: FlowProblem, segment: Segment, new: int, prior: Prior) -> None:
+    """A few joint steps over the frames nearest to the new one."""
+    forward = new == segment.stop - 1
+    low = max(segment.start, segment.stop - WINDOW) if forward else segment.start
+    high = segment.stop if forward else min(segment.stop, segment.start + WINDOW)
+    free_poses = torch.ones(high - low, dtype=torch.bool, device=problem.sources.device)
+    if forward:
+        free_poses[:HELD] = False
+    else:
+        free_poses[-HELD:] = False
+    free = Free(free_poses, torch.ones_like(free_poses), _no_lens(problem.sources))
+    state = segment.state
+    found = minimize(
+        problem.window(low, high), state.window(low, high), free, scale=3 * PIXEL, prior=prior, iterations=4
+    ).state
+    state.c2w[low:high] = found.c2w
+    state.inverse_depth[low:high] = found.inverse_depth
+
+
+def _no_lens(like: Tensor) -> Tensor:
+    return torch.zeros(LENS_SIZE, dtype=torch.bool, device=like.device)

@@ -1,0 +1,86 @@
+"""From the solver's units and frames to what is handed on: all frames, px, a z-up world of unit size."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from flowcam_ns.alignment.covariance import marginal_uncertainty
+from flowcam_ns.alignment.grow import Segment
+from flowcam_ns.alignment.lens import camera_from_lens, rays
+from flowcam_ns.alignment.problem import FlowProblem, FlowState
+from flowcam_ns.alignment.refine import median_error
+from flowcam_ns.alignment.result import Alignment
+from flowcam_ns.geometry import se3
+from flowcam_ns.geometry.trajectory import normalize_world
+from flowcam_ns.video.frames import Frames
+
+
+def make_alignment(
+    frames: Frames,
+    points: Float32[np.ndarray, "frames points 2"],
+    segment: Segment,
+    problem: FlowProblem,
+    state: FlowState,
+    *,
+    reasons: dict[int, str],
+    warnings: list[str],
+    seconds: dict[str, float],
+) -> Alignment:
+    """Spread the solved segment over all frames and move it into the normalised world.
+
+    Args:
+        frames: all selected frames.
+        points: every frame's points, px.
+        segment: the frames that were solved.
+        problem: their measurements, one row a frame; its points are all of `points`, or (camera that only turns) fewer.
+        state: the solution.
+        reasons: why the other frames have no pose.
+        warnings: what the user should know.
+        seconds: wall-clock of the stages.
+    """
+    posed = torch.zeros(len(frames), dtype=torch.bool)
+    posed[segment.start : segment.stop] = True
+    uncertainty = marginal_uncertainty(problem, state)
+    visible = (problem.confidence > 0.3).any(1) & (state.inverse_depth > 0)
+    world = normalize_world(state.c2w, points_in_world(problem, state)[visible])
+    scale = float(world.scale)
+    nearest = torch.arange(len(frames)).clamp(segment.start, segment.stop - 1) - segment.start
+    kept = state.inverse_depth.shape[1] == points.shape[1]
+    depth = torch.zeros(points.shape[:2], dtype=torch.float32)
+    depth_std = torch.full(points.shape[:2], torch.inf, dtype=torch.float32)
+    if kept:
+        depth[posed] = (state.inverse_depth / scale).float()
+        depth_std[posed] = (uncertainty.inverse_depth / scale).float()
+    longer_side = max(frames.width, frames.height)
+    camera = camera_from_lens(state.lens, frames.width, frames.height)
+    return Alignment(
+        camera=camera,
+        c2w=world.apply_c2w(state.c2w)[nearest].double().cpu(),
+        posed=posed,
+        points=torch.from_numpy(points),
+        inverse_depth=depth,
+        inverse_depth_std=depth_std,
+        reprojection_error=median_error(problem, state) * longer_side,
+        unposed_reasons=reasons,
+        focal_std=uncertainty.log_focal * camera.fx,
+        rotation_std_deg=_over_frames(torch.rad2deg(uncertainty.rotation), nearest, posed),
+        position_std=_over_frames(uncertainty.position * scale, nearest, posed),
+        seconds=dict(seconds),
+        warnings=list(warnings),
+    )
+
+
+def points_in_world(problem: FlowProblem, state: FlowState) -> Float[Tensor, "frames points 3"]:
+    """The solved surface points in the solver's world (infinite where the inverse depth is 0)."""
+    ray = rays(problem.points, state.lens)
+    ray = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=1).transpose(1, 2)
+    return se3.transform(state.c2w[:, None], ray / state.inverse_depth[..., None])
+
+
+def _over_frames(values: Float[Tensor, "segment"], nearest: Tensor, posed: Tensor) -> Float[Tensor, "frames"]:
+    return torch.where(posed, values[nearest], torch.inf).double()
+
+

@@ -1,0 +1,130 @@
+"""Robust Levenberg-Marquardt on the flow bundle adjustment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowcam_ns.alignment import normal_equations
+from flowcam_ns.alignment.linearize import RESIDUAL, linearize, residuals
+from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
+from flowcam_ns.geometry import se3
+
+MIN_DAMPING, MAX_DAMPING = 1e-7, 1e6
+MAX_POSE_STEP = 0.5
+"""Largest change of a rotation (radians) in one step; a longer step is a sign of a bad linearisation."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A Gaussian prior on the lens: what is believed before any flow is seen."""
+
+    mean: Float[Tensor, "lens"]
+    information: Float[Tensor, "lens"]
+    """1 / variance, in the units of the robust cost."""
+
+    def cost(self, lens: Float[Tensor, "lens"]) -> Float[Tensor, ""]:
+        """Half the squared Mahalanobis distance."""
+        return 0.5 * (self.information * (lens - self.mean) ** 2).sum()
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A state, its robust cost and how it was reached."""
+
+    state: FlowState
+    cost: float
+    iterations: int
+    damping: float
+
+
+def geman_mcclure(
+    squared: Float[Tensor, "*batch"], scale: float
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+    """Robust cost and weight of squared residuals: rho = s^2 u / (1 + u) / 2 with u = e^2 / s^2, w = 1 / (1 + u)^2."""
+    u = squared / (scale * scale)
+    return 0.5 * scale * scale * u / (1 + u), 1 / (1 + u) ** 2
+
+
+def robust_cost(
+    problem: FlowProblem,
+    residual: Float[Tensor, "rows slots 2 points"],
+    valid: Tensor,
+    scale: float,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "rows slots points"]]:
+    """Total robust cost (a residual that is not valid pays the most a residual can) and the weights."""
+    rho, weight = geman_mcclure((residual * residual).sum(-2), scale)
+    rho = torch.where(valid, rho, torch.full_like(rho, 0.5 * scale * scale))
+    return (rho * problem.confidence).sum(), weight * problem.confidence * valid
+
+
+def minimize(
+    problem: FlowProblem,
+    state: FlowState,
+    free: Free,
+    *,
+    scale: float,
+    prior: Prior,
+    iterations: int,
+    damping: float = 1e-3,
+    tolerance: float = 1e-4,
+) -> Solution:
+    """Minimise the robust reprojection cost over the free unknowns.
+
+    Args:
+        problem: the flow measurements.
+        state: the start.
+        free: which unknowns may change.
+        scale: width of the Geman-McClure kernel, in units of the image's long side.
+        prior: prior on the lens.
+        iterations: most steps tried.
+        damping: Marquardt's damping at the start.
+        tolerance: stop when an accepted step lowers the cost by less than this share.
+    """
+    done, cost = 0, torch.inf
+    factor, small_steps = 2.0, 0
+    while done < iterations:
+        lin, valid = linearize(problem, state)
+        data_cost, weights = robust_cost(problem, lin[:, :, RESIDUAL], valid, scale)
+        cost = float(data_cost + prior.cost(state.lens))
+        equations = normal_equations.build(problem, lin, weights, len(state.c2w))
+        pose_zeros = state.lens.new_zeros(equations.size - len(state.lens))
+        information = torch.cat([pose_zeros, prior.information])
+        gradient = torch.cat([pose_zeros, prior.information * (state.lens - prior.mean)])
+        accepted = False
+        while done < iterations and not accepted and damping < MAX_DAMPING:
+            done += 1
+            step, depth_step = normal_equations.solve(equations, free, damping, information, gradient)
+            candidate = _apply(state, step, depth_step)
+            new_cost = torch.inf
+            if candidate is not None:
+                residual, valid = residuals(problem, candidate)
+                new_cost = float(robust_cost(problem, residual, valid, scale)[0] + prior.cost(candidate.lens))
+            if new_cost < cost:
+                accepted, factor = True, 2.0
+                damping = max(damping / 5, MIN_DAMPING)
+                assert candidate is not None
+                state = candidate
+                small_steps = small_steps + 1 if cost - new_cost < tolerance * cost else 0
+                cost = new_cost
+            else:
+                damping, factor = damping * factor, factor * 2
+        if not accepted or small_steps >= 2:
+            break
+    return Solution(state, float(cost), done, damping)
+
+
+def _apply(state: FlowState, step: Tensor, depth_step: Tensor) -> FlowState | None:
+    """The state after a step, or None where the step is not finite or turns a camera too far."""
+    poses = step[: -len(state.lens)].reshape(-1, 6)
+    if not bool(torch.isfinite(step).all()) or float(poses[:, 3:].abs().max()) > MAX_POSE_STEP:
+        return None
+    return replace(
+        state,
+        c2w=state.c2w @ se3.exp(poses),
+        inverse_depth=state.inverse_depth + depth_step,
+        lens=state.lens + step[-len(state.lens) :],
+    )

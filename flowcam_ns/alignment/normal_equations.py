@@ -1,0 +1,181 @@
+"""Gauss-Newton normal equations with the inverse depths eliminated (Schur complement).
+
+The unknowns of the reduced system are one 6-vector a pose and the lens. A source frame couples its own pose, those of
+its slots and the lens: its share of the system is one small dense matrix, made by batched products over the points and
+then scattered. The reduced matrix is dense and factorised by Cholesky for short clips; for long ones it stays
+block-sparse (its memory grows with the frames, not with their square) and is factorised by SuperLU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flowcam_ns.alignment.lens import LENS_SIZE
+from flowcam_ns.alignment.linearize import DEPTH, LENS, RESIDUAL, SOURCE, TARGET
+from flowcam_ns.alignment.problem import FlowProblem, Free
+
+POSE_SIZE = 6
+DENSE_FRAMES = 250
+"""Up to so many frames the reduced system is solved as a dense matrix."""
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class NormalEquations:
+    """H x = -g in blocks: cameras (each row's own share over [own pose, slots' poses, lens]) and inverse depths."""
+
+    camera: Float[Tensor, "rows local local"]
+    camera_gradient: Float[Tensor, "rows local"]
+    coupling: Float[Tensor, "rows local points"]
+    depth: Float[Tensor, "rows points"]
+    depth_gradient: Float[Tensor, "rows points"]
+    columns: Int[Tensor, "rows local"]
+    """Where each row's local unknowns stand among the global ones: 6 a pose, then the lens."""
+    size: int
+    """Number of global camera unknowns."""
+
+
+def build(
+    problem: FlowProblem,
+    linearization: Float[Tensor, "rows slots columns 2 points"],
+    weights: Float[Tensor, "rows slots points"],
+    frames: int,
+) -> NormalEquations:
+    """Accumulate the normal equations of the weighted residuals (`linearization` is overwritten)."""
+    rows, slots, points = weights.shape
+    weighted = linearization.mul_(weights.sqrt()[:, :, None, None])
+    flat = weighted.flatten(3)
+    blocks = flat @ flat.transpose(-1, -2)
+    per_point = (weighted[:, :, :DEPTH] * weighted[:, :, DEPTH : DEPTH + 1]).sum(3)  # rows slots 12+lens points
+    by_depth = weighted[:, :, DEPTH]
+    depth = by_depth.square().sum((1, 2))
+    depth_gradient = (by_depth * weighted[:, :, RESIDUAL]).sum((1, 2))
+
+    local = POSE_SIZE * (1 + slots) + LENS_SIZE
+    own, tail = slice(0, POSE_SIZE), slice(local - LENS_SIZE, local)
+    camera = blocks.new_zeros(rows, local, local)
+    gradient = blocks.new_zeros(rows, local)
+    coupling = blocks.new_empty(rows, local, points)
+    total = blocks.sum(1)
+    camera[:, own, own], camera[:, own, tail] = total[:, SOURCE, SOURCE], total[:, SOURCE, LENS]
+    camera[:, tail, own], camera[:, tail, tail] = total[:, LENS, SOURCE], total[:, LENS, LENS]
+    gradient[:, own], gradient[:, tail] = total[:, SOURCE, RESIDUAL], total[:, LENS, RESIDUAL]
+    coupling[:, own], coupling[:, tail] = per_point[:, :, SOURCE].sum(1), per_point[:, :, LENS].sum(1)
+    coupling[:, POSE_SIZE : local - LENS_SIZE] = per_point[:, :, TARGET].flatten(1, 2)
+    for slot in range(slots):
+        here = slice(POSE_SIZE * (1 + slot), POSE_SIZE * (2 + slot))
+        camera[:, here, here] = blocks[:, slot, TARGET, TARGET]
+        camera[:, own, here] = blocks[:, slot, SOURCE, TARGET]
+        camera[:, here, own] = blocks[:, slot, TARGET, SOURCE]
+        camera[:, here, tail] = blocks[:, slot, TARGET, LENS]
+        camera[:, tail, here] = blocks[:, slot, LENS, TARGET]
+        gradient[:, here] = blocks[:, slot, TARGET, RESIDUAL]
+    return NormalEquations(
+        camera, gradient, coupling, depth, depth_gradient, _columns(problem, frames), POSE_SIZE * frames + LENS_SIZE
+    )
+
+
+def _columns(problem: FlowProblem, frames: int) -> Int[Tensor, "rows local"]:
+    device = problem.neighbours.device
+    touched = torch.cat([problem.sources[:, None], problem.neighbours], dim=1)
+    poses = touched[..., None] * POSE_SIZE + torch.arange(POSE_SIZE, device=device)
+    tail = POSE_SIZE * frames + torch.arange(LENS_SIZE, device=device)
+    return torch.cat([poses.flatten(1), tail.expand(len(touched), LENS_SIZE)], dim=1)
+
+
+def gather_diagonal(equations: NormalEquations) -> Float[Tensor, "unknowns"]:
+    """Diagonal of the camera block before elimination (what Marquardt's damping is relative to)."""
+    local = torch.diagonal(equations.camera, dim1=-2, dim2=-1)
+    return local.new_zeros(equations.size).index_add_(0, equations.columns.flatten(), local.flatten())
+
+
+def schur_complement(equations: NormalEquations, damping: float = 0.0) -> Float[Tensor, "rows local local"]:
+    """Every row's share of the camera system after its inverse depths have been eliminated."""
+    depth = equations.depth * (1 + damping) + TINY
+    information = torch.where(equations.depth > TINY, 1 / depth, torch.zeros_like(depth))
+    return equations.camera - (equations.coupling * information[:, None]) @ equations.coupling.transpose(1, 2)
+
+
+def solve(
+    equations: NormalEquations,
+    free: Free,
+    damping: float,
+    prior: Float[Tensor, "unknowns"],
+    prior_gradient: Float[Tensor, "unknowns"],
+) -> tuple[Float[Tensor, "unknowns"], Float[Tensor, "rows points"]]:
+    """The damped Gauss-Newton step of cameras and inverse depths.
+
+    Args:
+        equations: the normal equations.
+        free: which unknowns may move; the others get a step of exactly 0.
+        damping: Marquardt's factor on the diagonal.
+        prior: diagonal information added to the camera unknowns.
+        prior_gradient: gradient of that prior.
+    """
+    depth_free = free.depths[:, None] & (equations.depth > TINY)
+    depth = equations.depth * (1 + damping) + TINY
+    inverse_depth_information = torch.where(depth_free, 1 / depth, torch.zeros_like(depth))
+    scaled = equations.coupling * inverse_depth_information[:, None]
+    local = equations.camera - scaled @ equations.coupling.transpose(1, 2)
+    right = (scaled @ equations.depth_gradient[..., None])[..., 0] - equations.camera_gradient
+
+    mask = torch.cat([free.poses.repeat_interleave(POSE_SIZE), free.lens])
+    rhs = right.new_zeros(equations.size).index_add_(0, equations.columns.flatten(), right.flatten()) - prior_gradient
+    diagonal = gather_diagonal(equations) * damping + prior + TINY
+    step = _solve_reduced(local, equations.columns, diagonal, rhs, mask)
+    back = equations.depth_gradient + (step[equations.columns][:, None] @ equations.coupling)[:, 0]
+    return step, -back * inverse_depth_information
+
+
+def _solve_reduced(
+    local: Float[Tensor, "rows local local"],
+    columns: Int[Tensor, "rows local"],
+    diagonal: Float[Tensor, "unknowns"],
+    rhs: Float[Tensor, "unknowns"],
+    mask: Tensor,
+) -> Float[Tensor, "unknowns"]:
+    size = len(rhs)
+    rhs = rhs * mask
+    if size <= POSE_SIZE * DENSE_FRAMES + LENS_SIZE:
+        matrix = assemble_dense(local, columns, size)
+        matrix = matrix * mask[:, None] * mask + torch.diag(torch.where(mask, diagonal, torch.ones_like(diagonal)))
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        if int(info):
+            return torch.full_like(rhs, torch.nan)
+        return torch.cholesky_solve(rhs[:, None], factor)[:, 0]
+    matrix = assemble_sparse(local, columns, diagonal, mask)
+    solution = scipy.sparse.linalg.splu(
+        matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+    ).solve(rhs.cpu().double().numpy())
+    return torch.as_tensor(solution, dtype=rhs.dtype, device=rhs.device)
+
+
+def assemble_dense(
+    local: Float[Tensor, "rows local local"], columns: Int[Tensor, "rows local"], size: int
+) -> Float[Tensor, "unknowns unknowns"]:
+    """Sum every row's share into one dense matrix."""
+    index = columns[:, :, None] * size + columns[:, None, :]
+    return local.new_zeros(size * size).index_add_(0, index.flatten(), local.flatten()).reshape(size, size)
+
+
+def assemble_sparse(
+    local: Float[Tensor, "rows local local"],
+    columns: Int[Tensor, "rows local"],
+    diagonal: Float[Tensor, "unknowns"],
+    mask: Tensor,
+) -> scipy.sparse.csc_matrix:
+    """Sum every row's share into one block-sparse matrix; rows and columns outside `mask` become the identity's."""
+    size = len(diagonal)
+    keep = (mask[columns][:, :, None] & mask[columns][:, None, :]).cpu().numpy().ravel()
+    rows = columns[:, :, None].expand_as(local).cpu().numpy().ravel()[keep]
+    cols = columns[:, None, :].expand_as(local).cpu().numpy().ravel()[keep]
+    matrix = scipy.sparse.coo_matrix((local.cpu().double().numpy().ravel()[keep], (rows, cols)), shape=(size, size))
+    diagonal_np = np.where(mask.cpu().numpy(), diagonal.cpu().double().numpy(), 1.0)
+    return (matrix + scipy.sparse.diags(diagonal_np)).tocsc()

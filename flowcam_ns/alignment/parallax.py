@@ -1,0 +1,43 @@
+"""Is there anything but rotation in a video's flow?"""
+
+from __future__ import annotations
+
+import torch
+
+from flowcam_ns.alignment.bootstrap import CORRELATED_NOISE, PIXEL, LensBelief
+from flowcam_ns.alignment.levenberg import minimize
+from flowcam_ns.alignment.lens import LENS_SIZE
+from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
+from flowcam_ns.alignment.refine import median_error
+
+ROTATION_EXPLAINS = 1.25
+"""A camera that only turns explains the flow if its median error is at most this many times that of the full motion."""
+MIN_PARALLAX = 0.3 * PIXEL
+"""... or exceeds it by less than this."""
+
+
+def fit_rotation(problem: FlowProblem, state: FlowState, belief: LensBelief) -> FlowState:
+    """Poses of a camera that only turns: all points at infinity, focal length free (rotation tells it)."""
+    frames = len(problem.sources)
+    c2w = state.c2w.clone()
+    c2w[:, :3, 3] = 0
+    trial = FlowState(c2w, torch.zeros_like(state.inverse_depth), state.lens)
+    free_lens = torch.zeros(LENS_SIZE, dtype=torch.bool, device=problem.sources.device)
+    free_lens[0] = not belief.known
+    free = Free(
+        torch.arange(frames, device=problem.sources.device) > 0,
+        torch.zeros(frames, dtype=torch.bool, device=problem.sources.device),
+        free_lens,
+    )
+    for scale in (12.0, 3.0):
+        trial = minimize(
+            problem, trial, free, scale=scale * PIXEL, prior=belief.prior(CORRELATED_NOISE), iterations=10
+        ).state
+    trial.c2w[:, :3, 3] = 0
+    return trial
+
+
+def only_turns(problem: FlowProblem, moving: FlowState, turning: FlowState) -> bool:
+    """Whether rotation alone explains the flow about as well as the full motion does."""
+    full, rotation = median_error(problem, moving), median_error(problem, turning)
+    return rotation < ROTATION_EXPLAINS * full or rotation - full < MIN_PARALLAX

@@ -1,0 +1,86 @@
+"""The measurements and the unknowns of the flow bundle adjustment, laid out as dense tensors.
+
+Every *row* is a source frame with `points` pixels, and has up to `slots` *targets*: the frames that its flow leads to.
+The layout [rows, slots, 2, points] keeps all the arithmetic in large batched operations, and every inverse depth in one
+row, which is what makes its elimination (the Schur complement) a batched matrix product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FlowProblem:
+    """Flow measurements. Pixels are centred: relative to the image's middle, in units of its long side."""
+
+    sources: Int[Tensor, "rows"]
+    """Index of each row's frame."""
+    points: Float[Tensor, "rows 2 points"]
+    neighbours: Int[Tensor, "rows slots"]
+    """Index of the target frame in each slot; the source itself where the slot is empty."""
+    targets: Float[Tensor, "rows slots 2 points"]
+    """Where the flow takes each point."""
+    confidence: Float[Tensor, "rows slots points"]
+    """Weight in [0, 1] of each measurement; 0 in empty slots."""
+
+    def rows(self, which: Int[Tensor, "chosen"], slots: Int[Tensor, "chosen few"] | None = None) -> FlowProblem:
+        """The measurements of some rows alone, and of some slots of each."""
+        problem = FlowProblem(
+            self.sources[which], self.points[which], self.neighbours[which], self.targets[which], self.confidence[which]
+        )
+        if slots is None:
+            return problem
+        row = torch.arange(len(which), device=which.device)[:, None]
+        return FlowProblem(
+            problem.sources,
+            problem.points,
+            problem.neighbours[row, slots],
+            problem.targets[row, slots],
+            problem.confidence[row, slots],
+        )
+
+    def window(self, start: int, stop: int) -> FlowProblem:
+        """The problem of the frames [start, stop) alone, renumbered from 0, for a problem with one row a frame."""
+        part = self.rows(torch.arange(start, stop, device=self.sources.device))
+        inside = (part.neighbours >= start) & (part.neighbours < stop)
+        own = part.sources - start
+        return FlowProblem(
+            own,
+            part.points,
+            torch.where(inside, part.neighbours - start, own[:, None]),
+            part.targets,
+            part.confidence * inside[..., None],
+        )
+
+    def thinned(self, keep: Int[Tensor, "few"]) -> FlowProblem:
+        """The same problem with some of the points of every row."""
+        return FlowProblem(
+            self.sources, self.points[..., keep], self.neighbours, self.targets[..., keep], self.confidence[..., keep]
+        )
+
+
+@dataclass(frozen=True)
+class FlowState:
+    """The unknowns: OpenCV camera-to-world poses, inverse depths (1/z) of every row's points, and the lens."""
+
+    c2w: Float[Tensor, "frames 4 4"]
+    inverse_depth: Float[Tensor, "rows points"]
+    lens: Float[Tensor, "lens"]
+
+    def window(self, start: int, stop: int) -> FlowState:
+        """The unknowns of the frames [start, stop), for a problem with one row a frame."""
+        return FlowState(self.c2w[start:stop], self.inverse_depth[start:stop], self.lens)
+
+
+@dataclass(frozen=True)
+class Free:
+    """Which unknowns a solve may change."""
+
+    poses: Bool[Tensor, "frames"]
+    depths: Bool[Tensor, "rows"]
+    lens: Bool[Tensor, "lens"]

@@ -1,0 +1,89 @@
+"""All frames at once: the robust solve that removes drift and settles the lens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from flowcam_ns.alignment.bootstrap import CORRELATED_NOISE, PIXEL, LensBelief
+from flowcam_ns.alignment.levenberg import Solution, minimize
+from flowcam_ns.alignment.linearize import residuals
+from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
+from flowcam_ns.geometry import se3
+
+LENS_STAGES = ((True, False, False, False, False), (True, True, True, True, True))
+"""The focal length alone while the trajectory is still rough, then all of the lens."""
+
+
+def refine_all(
+    problem: FlowProblem,
+    state: FlowState,
+    belief: LensBelief,
+    *,
+    scales: tuple[float, ...],
+    iterations: int,
+    stages: tuple[tuple[bool, ...], ...] = LENS_STAGES,
+    tolerance: float = 1e-4,
+    progress: Callable[[FlowState], None] | None = None,
+) -> Solution:
+    """Robust solve over every pose, depth and the lens; frame 0 of the problem is held.
+
+    Args:
+        problem: one row a frame.
+        state: the start.
+        belief: prior on the lens.
+        scales: widths of the robust kernel, one after another, px of an image 512 px wide.
+        iterations: most steps for each of them.
+        stages: which lens unknowns are free at each scale (the last stage serves all further scales).
+        tolerance: share of the cost below which a step counts as standing still.
+        progress: called with the state after each scale.
+    """
+    frames = len(problem.sources)
+    device = problem.sources.device
+    solution = Solution(state, float("inf"), 0, 1e-4)
+    for number, scale in enumerate(scales):
+        lens = torch.tensor(stages[min(number, len(stages) - 1)], device=device)
+        lens = torch.zeros_like(lens) if belief.known else lens & (belief.std > 0)
+        free = Free(
+            torch.arange(frames, device=device) > 0, torch.ones(frames, dtype=torch.bool, device=device), lens
+        )
+        solution = minimize(
+            problem,
+            solution.state,
+            free,
+            scale=scale * PIXEL,
+            prior=belief.prior(CORRELATED_NOISE),
+            iterations=iterations,
+            damping=max(solution.damping, 1e-5),
+            tolerance=tolerance,
+        )
+        if progress is not None:
+            progress(solution.state)
+    c2w = se3.orthonormalized(solution.state.c2w)
+    return replace(solution, state=replace(solution.state, c2w=c2w))
+
+
+def retriangulate(problem: FlowProblem, state: FlowState, belief: LensBelief) -> FlowState:
+    """Depths for the problem's points with poses and lens held, from one common start a frame."""
+    points = problem.points.shape[-1]
+    depth = state.inverse_depth
+    if depth.shape[-1] != points:
+        depth = depth.median(dim=-1, keepdim=True).values.expand(-1, points)
+    trial = FlowState(state.c2w, depth.contiguous(), state.lens)
+    frames = len(problem.sources)
+    nothing = torch.zeros(frames, dtype=torch.bool, device=problem.sources.device)
+    free = Free(nothing, ~nothing, torch.zeros(5, dtype=torch.bool, device=problem.sources.device))
+    for scale in (16.0, 3.0):
+        trial = minimize(
+            problem, trial, free, scale=scale * PIXEL, prior=belief.prior(CORRELATED_NOISE), iterations=5
+        ).state
+    return trial
+
+
+def median_error(problem: FlowProblem, state: FlowState, confident: float = 0.5) -> float:
+    """Median distance between measured and induced flow (units of the long side), over trustworthy flow."""
+    error, valid = residuals(problem, state)
+    error = error.norm(dim=-2)[valid & (problem.confidence > confident)]
+    return float(error.median()) if error.numel() else float("inf")

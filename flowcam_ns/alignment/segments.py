@@ -1,0 +1,101 @@
+"""Where to begin, and what to do when flow does not carry through the whole video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from flowcam_ns.alignment import bootstrap
+from flowcam_ns.alignment.bootstrap import CORRELATED_NOISE, LensBelief
+from flowcam_ns.alignment.grow import Segment, grow
+from flowcam_ns.alignment.problem import FlowProblem, FlowState
+from flowcam_ns.geometry import se3
+
+MIN_FRAMES = 3
+"""Fewest frames that make a part worth posing."""
+GOOD_MOTION = 0.06
+"""Apparent motion over the first window (share of the long side) beyond which more is not better."""
+
+
+def solve_segments(
+    problem: FlowProblem,
+    motion: Float[np.ndarray, "steps"],
+    support: Float[np.ndarray, "steps"],
+    belief: LensBelief,
+    progress: Callable[[Segment], None] | None = None,
+) -> list[Segment]:
+    """Pose the video in as few parts as flow allows, longest first. Frames in no part could not be posed."""
+    frames = len(problem.sources)
+    todo: list[tuple[int, int]] = [(0, frames)]
+    segments: list[Segment] = []
+    while todo:
+        low, high = todo.pop()
+        if high - low < MIN_FRAMES:
+            continue
+        segment = _solve_part(problem, motion, support, belief, (low, high), progress)
+        segments.append(segment)
+        todo += [(low, segment.start), (segment.stop, high)]
+    return sorted(segments, key=lambda part: part.start - part.stop)
+
+
+def _solve_part(
+    problem: FlowProblem,
+    motion: Float[np.ndarray, "steps"],
+    support: Float[np.ndarray, "steps"],
+    belief: LensBelief,
+    limits: tuple[int, int],
+    progress: Callable[[Segment], None] | None,
+) -> Segment:
+    start, stop = first_window(motion, support, limits)
+    window = problem.window(start, stop)
+    found = bootstrap.solve_first_window(window, belief).state
+    frames = len(problem.sources)
+    c2w = se3.identity(frames, found.c2w)
+    c2w[start:stop] = found.c2w
+    depth = found.inverse_depth.new_ones(frames, found.inverse_depth.shape[1])
+    depth[start:stop] = found.inverse_depth
+    segment = Segment(start, stop, FlowState(c2w, depth, found.lens))
+    if progress is not None:
+        progress(segment)
+    # While growing, the lens stays what the first window said; only its own solve and the last one change it.
+    return grow(problem, segment, limits, belief.prior(CORRELATED_NOISE), progress)
+
+
+def first_window(
+    motion: Float[np.ndarray, "steps"], support: Float[np.ndarray, "steps"], limits: tuple[int, int]
+) -> tuple[int, int]:
+    """The frames [start, stop) to begin with: well-supported flow throughout, and enough motion for parallax."""
+    low, high = limits
+    length = min(bootstrap.WINDOW, high - low)
+    best, best_score = low, -1.0
+    for start in range(low, high - length + 1):
+        steps = slice(start, start + length - 1)
+        weakest, total = float(support[steps].min()), float(np.where(np.isfinite(motion[steps]), motion[steps], 0).sum())
+        # Early windows win ties: the video's first frame is a natural origin.
+        score = weakest * min(total / GOOD_MOTION, 1.0) * (1 - 1e-3 * (start - low) / max(high - low, 1))
+        if score > best_score:
+            best, best_score = start, score
+    return best, best + length
+
+
+def segment_problem(problem: FlowProblem, segment: Segment) -> tuple[FlowProblem, FlowState]:
+    """The part of a problem and of a state that a segment covers."""
+    return problem.window(segment.start, segment.stop), segment.state.window(segment.start, segment.stop)
+
+
+def unposed_reasons(segments: list[Segment], frames: int) -> dict[int, str]:
+    """Why each frame outside the first (longest) segment has no pose."""
+    reasons = {index: "too little flow connects it to its neighbours" for index in range(frames)}
+    for number, part in enumerate(segments):
+        for index in range(part.start, part.stop):
+            if number == 0:
+                reasons.pop(index)
+            else:
+                reasons[index] = (
+                    f"belongs to a part (selected frames {part.start} to {part.stop - 1}) that flow does not connect "
+                    "to the longest part of the video: a cut or a jump"
+                )
+    return reasons
