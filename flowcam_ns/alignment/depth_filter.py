@@ -13,7 +13,7 @@ from flowcam_ns.geometry.camera import Camera
 EPS = 1e-9
 COLOUR_SIGMA = 0.06
 SPACING = (1, 2, 4, 8, 2)
-TAPS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))
+HALF_TAPS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
 def agree_between_frames(
@@ -105,24 +105,38 @@ def smooth_along_edges(
 
 
 def _smooth_one(rho: Tensor, conf: Tensor, colour: Tensor | None, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Opposite taps count alike where the pixel itself is sure, so that slanted surfaces stay where they are."""
     for reach in SPACING:
-        total = conf + 1e-4
-        weighted = total * rho
+        total, weighted = conf + 1e-4, (conf + 1e-4) * rho
         seen, taps = conf.clone(), 1.0
-        for dy, dx in TAPS:
-            shift = (dy * reach, dx * reach)
-            rho_q, conf_q = _shifted(rho, shift), _shifted(conf, shift)
-            far = ((rho_q - rho) / (tolerance * rho + 1e-4 + EPS)).square() * conf
-            weight = conf_q * torch.exp(-0.5 * far) * 0.5
-            if colour is not None:
-                weight = weight * torch.exp(-(_shifted(colour, shift) - colour).square().sum(0) / (2 * COLOUR_SIGMA**2))
-            total = total + weight
-            weighted = weighted + weight * rho_q
-            seen = seen + 0.5 * weight
-            taps += 0.25
+        for dy, dx in HALF_TAPS:
+            pair = [(dy * reach, dx * reach), (-dy * reach, -dx * reach)]
+            weights = [_tap_weight(rho, conf, colour, shift, tolerance) for shift in pair]
+            both = torch.minimum(*weights)
+            for shift, alone in zip(pair, weights, strict=True):
+                weight = conf * both + (1 - conf) * alone
+                total = total + weight
+                weighted = weighted + weight * _shifted(rho, shift)
+                seen = seen + 0.5 * weight
+                taps += 0.25
         rho = weighted / total
         conf = torch.maximum(conf, 0.7 * (seen / taps))
     return rho, conf
+
+
+def _tap_weight(rho: Tensor, conf: Tensor, colour: Tensor | None, shift: tuple[int, int], tolerance: float) -> Tensor:
+    """How much the pixel at `shift` says about each pixel: its confidence, less where depth or colour differ."""
+    far = ((_shifted(rho, shift) - rho) / (tolerance * rho + 1e-4 + EPS)).square() * conf
+    weight = 0.5 * _shifted(conf, shift) * torch.exp(-0.5 * far)
+    if colour is not None:
+        weight = weight * torch.exp(-(_shifted(colour, shift) - colour).square().sum(0) / (2 * COLOUR_SIGMA**2))
+    h, w = rho.shape
+    dy, dx = shift
+    weight[: max(0, -dy)] = 0
+    weight[max(0, h - max(0, dy)) :] = 0
+    weight[:, : max(0, -dx)] = 0
+    weight[:, max(0, w - max(0, dx)) :] = 0
+    return weight
 
 
 def _shifted(image: Tensor, shift: tuple[int, int]) -> Tensor:

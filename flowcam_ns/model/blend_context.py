@@ -20,8 +20,9 @@ def choose_contexts(
 ) -> tuple[Int[Tensor, "contexts"], Float[Tensor, "contexts"]]:
     """The `count` cheapest frames and their weights (sum 1).
 
-    A frame costs the parallax between it and the view at the typical depth 1 / `inverse_depth`, plus a share of the angle between the
-    two optical axes. A weight reaches zero where its frame is about to be replaced by the next one, so a path has no seams.
+    A frame costs the parallax between it and the view at the typical depth 1 / `inverse_depth`, plus a share of the
+    angle between the two optical axes. A weight reaches zero where its frame is about to be replaced by the next one,
+    so a path has no seams.
     """
     parallax = (c2w[:, :3, 3] - origin).norm(dim=-1) * inverse_depth
     angle = torch.acos((c2w[:, :3, 2] @ forward).clamp(-1 + 1e-6, 1 - 1e-6))

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.model.blend_context import choose_contexts
 from flowcam_ns.model.blend_guide import SurfaceGuide, build_guide
+from flowcam_ns.model.blend_refine import BlendRefiner
 from flowcam_ns.model.blend_sampling import place_samples, sample_contexts
 from flowcam_ns.model.blend_weights import BlendWeights
 from flowcam_ns.model.scene import ContextScene
 
+LEAST_INVERSE_DEPTH = 1e-6
+"""Typical inverse depth of a scene that lies at infinity altogether."""
 KEPT_GUIDES = 256
 """Frames whose guides are kept between training steps."""
 
@@ -38,6 +41,8 @@ class BlendFieldConfig:
     """Parallax error at which a context counts as not seeing a sample, px of the scene's images."""
     width: int = 24
     """Width of the networks that correct densities and weights."""
+    refiner_width: int = 16
+    """Channels of the image network that mends the blended picture; 0 leaves it out."""
     misfit_relative: float = 0.03
     """Relative depth error at which a sample counts as off the surface."""
 
@@ -49,6 +54,7 @@ class BlendField(nn.Module):
         super().__init__()
         self.config = config or BlendFieldConfig()
         self.weights = BlendWeights(self.config.width, self.config.misfit_px, self.config.misfit_relative)
+        self.refiner = BlendRefiner(self.config.refiner_width) if self.config.refiner_width else None
         self.scene: ContextScene | None = None
         self._guides: dict[int, SurfaceGuide] = {}
 
@@ -65,7 +71,7 @@ class BlendField(nn.Module):
         self._depths = torch.stack([scene.inverse_depth, scene.confidence], dim=1).float().to(device)
         known = (self._depths[:, 1] > 0.2) & self._usable[:, None, None]
         inverse = self._depths[:, 0][known] if bool(known.any()) else torch.ones(1, device=device)
-        self._typical = float(inverse[:: max(1, len(inverse) // 100_000)].median())
+        self._typical = max(float(inverse[:: max(1, len(inverse) // 100_000)].median()), LEAST_INVERSE_DEPTH)
         h, w = scene.inverse_depth.shape[1:]
         small = scene.camera.scaled_to(w, h)
         y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
@@ -134,8 +140,9 @@ class BlendField(nn.Module):
     ) -> dict[str, Tensor]:
         """Render rays of one camera; `directions` are unit, `exclude` is the frame being rendered.
 
-        `forward` is the camera's optical axis (the rays' mean direction without it): give it when a view is rendered in pieces, or
-        the pieces may choose different contexts. Returns rgb [*rays, 3], depth along the unit ray, accumulation and confidence [*rays, 1].
+        `forward` is the camera's optical axis (the rays' mean direction without it): give it when a view is rendered
+        in pieces, or the pieces may choose different contexts. Returns rgb [*rays, 3], depth along the unit ray,
+        accumulation and confidence [*rays, 1].
         """
         if self.scene is None:
             raise FlowCamError("the field has no scene yet: call set_scene first")
@@ -161,8 +168,11 @@ class BlendField(nn.Module):
         )
         blend = self.weights(seen, prior, rho)
         inverse = (blend.share * rho).sum(-1, keepdim=True)
+        rgb = (blend.weights[..., None] * blend.candidates).sum(0)
+        if self.refiner is not None and len(shape) == 2 and min(shape) > 1:
+            rgb = self.refiner(rgb.reshape(*shape, 3), blend, prior)
         out = {
-            "rgb": (blend.weights[..., None] * blend.candidates).sum(0),
+            "rgb": rgb.reshape(-1, 3),
             "depth": 1 / inverse.clamp(min=1e-3 * self._typical),
             "accumulation": blend.inside[:, None],
             "confidence": blend.confidence[:, None],

@@ -1,7 +1,7 @@
 """Where surfaces lie in a view: depth maps of nearby frames, splatted into it with a z-buffer.
 
-The guide is a pinhole image around the view's rays that tells each ray the nearest, the most likely and the farthest inverse depth
-near it, so that a handful of samples a ray is enough.
+The guide is a pinhole image around the view's rays that tells each ray the nearest, the most likely and the farthest
+inverse depth near it, so that a handful of samples a ray is enough.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def build_guide(
     inverse_depth: Float[Tensor, "contexts h w"],
     trust: Float[Tensor, "contexts h w"],
 ) -> SurfaceGuide:
-    """Splat the contexts' depth maps around `directions`; `rays_cam` are the depth maps' rays (z = 1), `focal` is in px."""
+    """Splat depth maps around `directions`; `rays_cam` are the depth maps' rays (z = 1), `focal` is in px."""
     rotation = view_rotation(forward)
     local = directions @ rotation.T
     plane = local[:, :2] / local[:, 2:].clamp(min=NARROWEST_COS)

@@ -24,7 +24,7 @@ class ContextSamples:
     colours: Float[Tensor, "contexts rays samples 3"]
     """In 0..1."""
     misfit_px: Float[Tensor, "contexts rays samples"]
-    """Sample's minus context's own inverse depth, as the parallax in px that the difference makes; positive: in front."""
+    """Sample's minus context's inverse depth, as the parallax in px that it makes; positive: in front."""
     relative_misfit: Float[Tensor, "contexts rays samples"]
     """The same difference relative to the inverse depth."""
     trust: Float[Tensor, "contexts rays samples"]
@@ -34,7 +34,7 @@ class ContextSamples:
 
 
 def place_samples(layers: Float[Tensor, "rays 3"], spread: float, floor: float) -> Float[Tensor, "rays 5"]:
-    """Inverse distances of five samples a ray, from near to far: the likeliest surface, a step either side, and both extremes."""
+    """Inverse distances of five samples, near to far: the likeliest surface, a step either side, both extremes."""
     near, centre, far = layers.unbind(-1)
     step = spread * centre + floor
     samples = torch.stack([near, centre + step, centre, (centre - step).clamp(min=0), far.clamp(min=0)], dim=-1)
@@ -50,7 +50,7 @@ def sample_contexts(
     images: Float[Tensor, "contexts 3 height width"],
     depths: Float[Tensor, "contexts 2 h w"],
 ) -> ContextSamples:
-    """Project samples (inverse distance `rho` along unit rays) into every context and read colour, depth and confidence there."""
+    """Project samples (inverse distance `rho` along unit rays) into every context and read what it shows there."""
     w2c = se3.inverse(c2w)
     turned = torch.einsum("kij,rj->kri", w2c[:, :3, :3], directions)
     shift = w2c[:, :3, :3] @ origin + w2c[:, :3, 3]
@@ -58,7 +58,7 @@ def sample_contexts(
     z = points[..., 2].clamp(min=NEAREST_Z)
     grid = _image_grid(points[..., :2] / z[..., None], camera)
     inside = ((1 - grid.detach().abs().amax(-1)) / BORDER).clamp(0, 1) * (points[..., 2] > NEAREST_Z)
-    colours = F.grid_sample(images, grid, mode="bilinear", align_corners=False, padding_mode="border")
+    colours = F.grid_sample(images, grid, mode="bicubic", align_corners=False, padding_mode="border")
     found = F.grid_sample(depths, grid, mode="bilinear", align_corners=False, padding_mode="border")
     own = rho[None] / z
     difference = own - found[:, 0]

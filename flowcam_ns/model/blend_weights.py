@@ -1,7 +1,7 @@
 """From what contexts show at samples to a ray's colour: densities along the ray, then weights of the contexts.
 
-Both start from closed forms (agreement of depths, visibility) and are corrected by small networks whose last layer starts at
-zero, so that the untrained field is the plain depth-warped blend.
+Both start from closed forms (agreement of depths, visibility) and are corrected by small networks whose last layer
+starts at zero, so that the untrained field is the plain depth-warped blend.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class BlendWeights(nn.Module):
     def forward(
         self, seen: ContextSamples, prior: Float[Tensor, "contexts"], rho: Float[Tensor, "rays samples"]
     ) -> RayBlend:
-        """Volume-render the samples and blend the contexts; `rho` are inverse distances, `prior` the contexts' weights."""
+        """Volume-render samples and blend contexts; `rho` are inverse distances, `prior` the contexts' weights."""
         visible = torch.exp(-0.5 * (seen.misfit_px / self.misfit_px).square())
         reach = prior[:, None, None] * seen.inside
         share = self._shares(seen, reach, visible, rho)
@@ -91,7 +91,7 @@ class BlendWeights(nn.Module):
     def _shares(
         self, seen: ContextSamples, reach: Tensor, visible: Tensor, rho: Tensor
     ) -> Float[Tensor, "rays samples"]:
-        """Volume-rendering weights: density from how many contexts have a surface there, corrected by how their colours agree."""
+        """Volume-rendering weights: density where contexts have a surface, corrected by how their colours agree."""
         on_surface = torch.exp(-0.5 * (seen.relative_misfit / self.misfit_relative).square())
         votes = reach * (0.05 + seen.trust)
         total = votes.sum(0) + EPS
@@ -111,7 +111,7 @@ class BlendWeights(nn.Module):
                 (votes * signed.clamp(min=0)).sum(0) / total,
                 (reach * seen.trust).sum(0),
                 torch.tanh((rho / centre.clamp(min=EPS) - 1) * 10),
-                torch.tanh((rho[:, :1] / rho[:, -1:].clamp(min=EPS) - 1)).expand_as(rho),
+                torch.tanh(rho[:, :1] / rho[:, -1:].clamp(min=EPS) - 1).expand_as(rho),
                 (variance.add(EPS).sqrt() - variance.amin(1, keepdim=True).add(EPS).sqrt()) * 10,
             ],
             dim=-1,
