@@ -40,7 +40,7 @@ class FlowStore:
     Several threads may use one store at once.
 
     Between frames up to `chain` apart the search starts from the neighbours' flows joined together (where the estimator
-    can start anywhere): on real video DIS then finds twice as many good points at a gap of 8.
+    can start anywhere): on real video DIS then finds 1.5 to 2 times as many good points at a gap of 8.
     """
 
     def __init__(
