@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -68,7 +68,16 @@ def solve_first_window(problem: FlowProblem, belief: LensBelief) -> Solution:
         if best is None or found.cost < best.cost:
             best = found
     assert best is not None
-    return best
+    return replace(best, state=in_front(best.state))
+
+
+def in_front(state: FlowState) -> FlowState:
+    """The same solution with its points before the cameras: flow cannot tell (depths, positions) from their negatives."""
+    if float(state.inverse_depth.median()) >= 0:
+        return state
+    c2w = state.c2w.clone()
+    c2w[:, :3, 3] *= -1
+    return replace(state, c2w=c2w, inverse_depth=-state.inverse_depth)
 
 
 CORRELATED_NOISE = 2 * PIXEL
