@@ -5,22 +5,26 @@ Untrained it is a depth-warped, visibility-checked blend of the nearest frames; 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import interpolate, normalize
 
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.model.blend_context import choose_contexts
 from flowcam_ns.model.blend_guide import SurfaceGuide, build_guide
 from flowcam_ns.model.blend_refine import BlendRefiner
 from flowcam_ns.model.blend_sampling import place_samples, sample_contexts
-from flowcam_ns.model.blend_weights import BlendWeights
+from flowcam_ns.model.blend_weights import BlendWeights, RayBlend
 from flowcam_ns.model.scene import ContextScene
 
 LEAST_INVERSE_DEPTH = 1e-6
 """Typical inverse depth of a scene that lies at infinity altogether."""
+RAYS_AT_ONCE = 65536
+"""Rays blended at once where no gradients are kept; bounds the memory of a large view."""
 KEPT_GUIDES = 256
 """Frames whose guides are kept between training steps."""
 
@@ -38,7 +42,7 @@ class BlendFieldConfig:
     sample_spread: float = 0.02
     """Relative distance of the side samples from the likeliest surface."""
     misfit_px: float = 1.5
-    """Parallax error at which a context counts as not seeing a sample, px of the scene's images."""
+    """Parallax error at which a context counts as not seeing a sample, px of an image with a long side of 512 px."""
     width: int = 24
     """Width of the networks that correct densities and weights."""
     refiner_width: int = 16
@@ -149,32 +153,51 @@ class BlendField(nn.Module):
         shape = directions.shape[:-1]
         rays = directions.reshape(-1, 3)
         origin = origins.reshape(-1, 3)[0]
-        axis = torch.nn.functional.normalize(rays.mean(0) if forward is None else forward, dim=0)
+        axis = normalize(rays.mean(0) if forward is None else forward, dim=0)
         if guide is None:
             with torch.no_grad():
                 guide = self.guide_for(origin, rays, axis, exclude)
-        rho = place_samples(
-            guide.lookup(rays), self.config.sample_spread, 0.01 * self.config.sample_spread * self._typical
-        )
         chosen, prior = self.contexts_of(origin, axis, self.config.contexts, exclude)
-        seen = sample_contexts(
-            origin,
-            rays,
-            rho,
-            self._c2w[chosen],
-            self.scene.camera,
-            self._images[chosen].float() / 255,
-            self._depths[chosen],
-        )
-        blend = self.weights(seen, prior, rho)
-        inverse = (blend.share * rho).sum(-1, keepdim=True)
+        images = self._pictures(chosen, directions)
+        pieces = [rays] if torch.is_grad_enabled() else rays.split(RAYS_AT_ONCE)
+        blend = RayBlend.joined([self._blend(origin, piece, guide, chosen, prior, images) for piece in pieces])
         rgb = (blend.weights[..., None] * blend.candidates).sum(0)
         if self.refiner is not None and len(shape) == 2 and min(shape) > 1:
             rgb = self.refiner(rgb.reshape(*shape, 3), blend, prior)
         out = {
-            "rgb": rgb.reshape(-1, 3),
-            "depth": 1 / inverse.clamp(min=1e-3 * self._typical),
+            "rgb": rgb.reshape(-1, 3) if torch.is_grad_enabled() else rgb.reshape(-1, 3).clamp(0, 1),
+            "depth": 1 / blend.inverse_distance[:, None].clamp(min=1e-3 * self._typical),
             "accumulation": blend.inside[:, None],
             "confidence": blend.confidence[:, None],
         }
         return {name: value.reshape(*shape, value.shape[-1]) for name, value in out.items()}
+
+    def _pictures(
+        self, chosen: Int[Tensor, "contexts"], directions: Float[Tensor, "*rays 3"]
+    ) -> Float[Tensor, "contexts 3 height width"]:
+        """Colours of the contexts, halved while the view's own pixels are coarser, so that small views don't flicker."""
+        images = self._images[chosen].float() / 255
+        assert self.scene is not None
+        if directions.dim() == 3 and min(directions.shape[:2]) > 1:
+            h, w = directions.shape[:2]
+            middle = directions[h // 2, w // 2 - 1 : w // 2 + 1]
+            pitch = float((middle[1] - middle[0]).norm()) * self.scene.camera.fx
+            for _ in range(int(max(0.0, math.log2(max(pitch, 1e-6)) + 0.3))):
+                half = (max(1, images.shape[2] // 2), max(1, images.shape[3] // 2))
+                images = interpolate(images, size=half, mode="area")
+        return images
+
+    def _blend(
+        self,
+        origin: Float[Tensor, "3"],
+        rays: Float[Tensor, "rays 3"],
+        guide: SurfaceGuide,
+        chosen: Int[Tensor, "contexts"],
+        prior: Float[Tensor, "contexts"],
+        images: Float[Tensor, "contexts 3 height width"],
+    ) -> RayBlend:
+        assert self.scene is not None
+        spread = self.config.sample_spread
+        rho = place_samples(guide.lookup(rays), spread, 0.01 * spread * self._typical)
+        seen = sample_contexts(origin, rays, rho, self._c2w[chosen], self.scene.camera, images, self._depths[chosen])
+        return self.weights(seen, prior, rho)

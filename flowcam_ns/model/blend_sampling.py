@@ -13,6 +13,8 @@ from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.camera import Camera
 
 NEAREST_Z = 1e-2
+REFERENCE_SIDE = 512
+"""Parallax is counted in px of an image with this long side, so that it means the same at any size."""
 BORDER = 0.03
 """Share of the image over which a context fades out towards its border."""
 
@@ -24,7 +26,7 @@ class ContextSamples:
     colours: Float[Tensor, "contexts rays samples 3"]
     """In 0..1."""
     misfit_px: Float[Tensor, "contexts rays samples"]
-    """Sample's minus context's inverse depth, as the parallax in px that it makes; positive: in front."""
+    """Sample's minus context's inverse depth, as the parallax it makes (px at `REFERENCE_SIDE`); positive: in front."""
     relative_misfit: Float[Tensor, "contexts rays samples"]
     """The same difference relative to the inverse depth."""
     trust: Float[Tensor, "contexts rays samples"]
@@ -65,7 +67,7 @@ def sample_contexts(
     baseline = shift.norm(dim=-1)[:, None, None]
     return ContextSamples(
         colours=colours.permute(0, 2, 3, 1),
-        misfit_px=difference * baseline * camera.fx,
+        misfit_px=difference * baseline * camera.fx * (REFERENCE_SIDE / max(camera.width, camera.height)),
         relative_misfit=difference / (torch.maximum(own, found[:, 0]) + 1e-6),
         trust=found[:, 1],
         inside=inside,

@@ -6,6 +6,7 @@ starts at zero, so that the untrained field is the plain depth-warped blend.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,23 @@ class RayBlend:
     """How far the contexts that see the surface agree on it, 0..1."""
     inside: Float[Tensor, "rays"]
     """1 where some context's image covers the surface."""
+    inverse_distance: Float[Tensor, "rays"]
+    """Expected inverse distance along the unit ray."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[RayBlend]) -> RayBlend:
+        """Blends of several bundles of rays as one."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        return cls(
+            share=torch.cat([part.share for part in parts]),
+            candidates=torch.cat([part.candidates for part in parts], dim=1),
+            weights=torch.cat([part.weights for part in parts], dim=1),
+            confidence=torch.cat([part.confidence for part in parts]),
+            inside=torch.cat([part.inside for part in parts]),
+            inverse_distance=torch.cat([part.inverse_distance for part in parts]),
+        )
 
 
 def small_network(inputs: int, width: int) -> nn.Sequential:
@@ -86,7 +104,7 @@ class BlendWeights(nn.Module):
         )
         weights = torch.softmax(torch.log(start + 1e-9) + self.blend(features)[..., 0], dim=0)
         confidence = (reach_k * visible_k * trust_k).sum(0) / (prior.sum() + EPS)
-        return RayBlend(share, candidates, weights, confidence, inside_k.amax(0))
+        return RayBlend(share, candidates, weights, confidence, inside_k.amax(0), (share * rho).sum(-1))
 
     def _shares(
         self, seen: ContextSamples, reach: Tensor, visible: Tensor, rho: Tensor
