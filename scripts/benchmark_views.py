@@ -48,15 +48,15 @@ class Options:
     seconds: float = 120.0
     """Wall-clock of training per sequence."""
     poses: Literal["estimated", "truth"] = "estimated"
-    """Cameras from our own bundle adjustment, or those that came with the data (to tell pose errors from field errors)."""
+    """Cameras from our own bundle adjustment, or the true ones (to tell pose errors from field errors)."""
 
 
 def main(options: Options) -> None:
     """One row for each sequence and method; what is measured is on disk before the next sequence starts."""
     section = Section(f"Held-out views at {options.size} px, {options.poses} poses")
     section.notes.append(
-        "Depth warp: the two nearest frames, warped by our depths and blended, no training. Seconds: from files to
-        that row's " "views, imports aside; a view's own time is in its column."
+        "Depth warp: the two nearest frames, warped by our depths and blended, no training. Seconds: from decoded frames "
+        "to the field, training included; the time of one view has its own column."
     )
     for sequence in options.sequences:
         name, _, count = sequence.partition(":")

@@ -175,7 +175,7 @@ class BlendField(nn.Module):
     def _pictures(
         self, chosen: Int[Tensor, "contexts"], directions: Float[Tensor, "*rays 3"]
     ) -> Float[Tensor, "contexts 3 height width"]:
-        """Colours of the contexts, halved while the view's own pixels are coarser, so that small views don't flicker."""
+        """Colours of the contexts, halved while the view's pixels are coarser, so that small views don't flicker."""
         images = self._images[chosen].float() / 255
         assert self.scene is not None
         if directions.dim() == 3 and min(directions.shape[:2]) > 1:
