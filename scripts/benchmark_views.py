@@ -55,8 +55,8 @@ def main(options: Options) -> None:
     """One row for each sequence and method; what is measured is on disk before the next sequence starts."""
     section = Section(f"Held-out views at {options.size} px, {options.poses} poses")
     section.notes.append(
-        "Depth warp: the two nearest frames, warped by our depths and blended, no training. Seconds: from decoded frames "
-        "to the field, training included; the time of one view has its own column."
+        "Depth warp: the two nearest frames, warped by our depths and blended, no training. Seconds: from decoded "
+        "frames to the field, training included; the time of one view has its own column."
     )
     for sequence in options.sequences:
         name, _, count = sequence.partition(":")
