@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from flowcam_ns.alignment.estimate import estimate_poses
 
 from _benchmark.exact_flow import ExactFlowStore, rows_of
 from _benchmark.tables import Row, Section
+from flowcam_ns.alignment.estimate import estimate_poses
 from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.geometry.metrics import PoseScores, constant_velocity_baseline, score_trajectory
 from flowcam_ns.synthetic.clip import ClipPlan, plan_clip

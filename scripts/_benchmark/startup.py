@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -15,7 +16,10 @@ HELP = """
 import importlib.metadata, sys
 found = importlib.metadata.entry_points
 def without_flowcam(**wanted):
-    return importlib.metadata.EntryPoints(point for point in found(**wanted) if point.name != "flowcam")
+    points = found(**wanted)
+    if wanted.get("group") != "nerfstudio.method_configs":
+        return points
+    return importlib.metadata.EntryPoints(point for point in points if point.name != "flowcam")
 if sys.argv.pop(1) == "without":
     importlib.metadata.entry_points = without_flowcam
 from nerfstudio.scripts.train import entrypoint
@@ -25,26 +29,28 @@ entrypoint()
 
 
 def startup_section() -> Section:
-    """Median and smallest wall-clock time of both."""
-    times: dict[str, list[float]] = {"without": [], "with": []}
+    """Medians of wall-clock and of processor time with and without the plugin, and their difference."""
+    times: dict[str, list[tuple[float, float]]] = {"without": [], "with": []}
     for _ in range(REPEATS + 1):
-        for plugin, seconds in times.items():
-            seconds.append(_help_seconds(plugin))
-    for seconds in times.values():
-        del seconds[0]  # The first run of each warms the disk cache.
+        for plugin, runs in times.items():
+            runs.append(_help_seconds(plugin))
+    # The first run of each warms the disk cache.
+    medians = {
+        plugin: [statistics.median(kind) for kind in zip(*runs[1:], strict=True)] for plugin, runs in times.items()
+    }
+    medians["added by"] = [after - before for before, after in zip(medians["without"], medians["with"], strict=True)]
     rows: list[Row] = [
-        {"ns-train --help": f"{plugin} the plugin", "median, s": statistics.median(s), "least, s": min(s)}
-        for plugin, s in times.items()
+        {"ns-train --help": f"{name} the plugin", "wall-clock, s": wall, "processor, s": processor}
+        for name, (wall, processor) in medians.items()
     ]
-    added = statistics.median(times["with"]) - statistics.median(times["without"])
-    least = min(times["with"]) - min(times["without"])
-    rows.append({"ns-train --help": "added by the plugin", "median, s": added, "least, s": least})
-    return Section("Start-up", rows, [f"Wall-clock of {REPEATS} runs of each, taken in turns."])
+    return Section("Start-up", rows, [f"Medians of {REPEATS} runs of each, taken in turns."])
 
 
-def _help_seconds(plugin: str) -> float:
-    started = time.monotonic()
+def _help_seconds(plugin: str) -> tuple[float, float]:
+    started, before = time.monotonic(), os.times()
     run = subprocess.run([sys.executable, "-c", HELP, plugin], capture_output=True, text=True, check=False)
+    seconds, after = time.monotonic() - started, os.times()
     if run.returncode != 0 or ("flowcam" in run.stdout) != (plugin == "with"):
         raise RuntimeError(f"ns-train --help {plugin} the plugin did not show what it should:\n{run.stderr[-2000:]}")
-    return time.monotonic() - started
+    processor = after.children_user + after.children_system - before.children_user - before.children_system
+    return seconds, processor
