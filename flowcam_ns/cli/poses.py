@@ -108,7 +108,7 @@ def _end(message: str, code: int) -> None:
 
 
 @contextmanager
-def _progress_bars() -> Iterator[Callable[[str, float], None]]:
+def _progress_bars() -> Iterator[Callable[..., None]]:
     """Bars on a terminal, one a stage, gone when the block ends; gives the function that takes (stage, share done)."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -119,7 +119,7 @@ def _progress_bars() -> Iterator[Callable[[str, float], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def report(stage: str, done: float) -> None:
+        def report(stage: str, done: float, _c2w: object = None) -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=1.0)
             bars.update(tasks[stage], completed=min(max(done, 0.0), 1.0))
