@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,9 @@ from flowcam_ns.data.datamanager import FlowCamDataManagerConfig
 from flowcam_ns.data.frame_source import decode_frames
 from flowcam_ns.errors import FlowCamError
 
+INTERRUPTED = 130
+"""Exit code of a run that Ctrl-C ended."""
+
 
 @dataclass
 class FlowCamTrainerConfig(TrainerConfig):
@@ -24,13 +26,26 @@ class FlowCamTrainerConfig(TrainerConfig):
 
     def set_timestamp(self) -> None:
         """The first thing `ns-train` calls: read the input here, so that a bad one leaves no run folder behind."""
-        with one_line_errors():
-            self._make_absolute()
-            datamanager = self._datamanager()
-            path = datamanager.data or datamanager.dataparser.data
-            decode_frames(Path(path), datamanager.dataparser.frames)
-            self._check_output(self.output_dir)
+        try:
+            with one_line_errors():
+                self._make_absolute()
+                datamanager = self._datamanager()
+                path = datamanager.data or datamanager.dataparser.data
+                decode_frames(Path(path), datamanager.dataparser.frames)
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
         super().set_timestamp()
+
+    def save_config(self) -> None:
+        """Write config.yml: the first thing a run writes."""
+        with one_line_errors():
+            try:
+                super().save_config()
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise FlowCamError(
+                    f"cannot write to {self.output_dir} ({reason}): choose another --output-dir"
+                ) from error
 
     def set_experiment_name(self) -> None:
         """Name the run after the video or folder, and keep config.yml valid from any working directory."""
@@ -54,12 +69,6 @@ class FlowCamTrainerConfig(TrainerConfig):
         if datamanager.dataparser.frames.masks is not None:
             datamanager.dataparser.frames.masks = datamanager.dataparser.frames.masks.expanduser().absolute()
 
-    @staticmethod
-    def _check_output(folder: Path) -> None:
-        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise FlowCamError(f"cannot write to {existing}: choose another folder with --output-dir")
-
 
 class FlowCamTrainer(Trainer):
     """Trainer that ends with one line where the user can mend what went wrong, and quietly on Ctrl-C."""
@@ -76,7 +85,7 @@ class FlowCamTrainer(Trainer):
                 super().train(*args)
         except KeyboardInterrupt:
             self._interrupted()
-            raise SystemExit(0 if self.training_state == "completed" else 130) from None
+            raise SystemExit(0 if self.training_state == "completed" else INTERRUPTED) from None
         finally:
             self.shutdown()
 

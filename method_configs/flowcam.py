@@ -44,7 +44,7 @@ flowcam_method = MethodSpecification(
         viewer=ViewerConfig(
             websocket_host="127.0.0.1",
             num_rays_per_chunk=2**18 if CUDA else 2**15,
-            camera_frustum_scale=0.3,
+            camera_frustum_scale=0.2,
             default_composite_depth=False,
         ),
         vis="viewer",

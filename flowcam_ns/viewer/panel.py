@@ -12,8 +12,8 @@ from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
 TRAJECTORY_COLOUR = (255, 80, 0)
-STEP_BACK = 0.12
-"""The start view stands this share of the scene's depth behind the first camera, so that the cameras show."""
+STEP_BACK, STEP_UP = 0.15, 0.1
+"""The start view stands these shares of the scene's depth behind and above the first camera, so that cameras show."""
 
 
 class FlowCamPanel(ViewerControl):
@@ -94,6 +94,7 @@ class FlowCamPanel(ViewerControl):
         forward = c2w[:3, 2]
         with client.atomic():
             client.camera.up_direction = (0.0, 0.0, 1.0)
-            client.camera.position = (c2w[:3, 3] - STEP_BACK * depth * forward) * VISER_NERFSTUDIO_SCALE_RATIO
+            position = c2w[:3, 3] - STEP_BACK * depth * forward + [0, 0, STEP_UP * depth]
+            client.camera.position = position * VISER_NERFSTUDIO_SCALE_RATIO
             client.camera.look_at = (c2w[:3, 3] + depth * forward) * VISER_NERFSTUDIO_SCALE_RATIO
             client.camera.fov = fov
