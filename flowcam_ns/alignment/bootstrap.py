@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowcam_ns.alignment.lens import LENS_SIZE
-from flowcam_ns.alignment.levenberg import Prior, Solution, minimize
+from flowcam_ns.alignment.levenberg import Prior, Solution, minimize, robust_cost_at
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.geometry import se3
 
@@ -22,6 +22,8 @@ TYPICAL_FOCAL, FOCAL_SPREAD = 0.75, 0.3
 """What is believed of a video's focal length (long sides; standard deviation of its logarithm) before seeing it."""
 PIXEL = 1 / 512
 """The unit in which flow noise is thought of: one px of an image 512 px wide."""
+INDEPENDENT = 1000
+"""How many independent measurements of the lens a video's flow amounts to, against the prior."""
 LENS_FREE = torch.tensor([True, False, False, False, False])
 
 
@@ -34,9 +36,13 @@ class LensBelief:
     known: bool = False
     """True where the user gave the camera: nothing of the lens is solved for."""
 
-    def prior(self, noise: float) -> Prior:
-        """The prior in the units of a robust cost whose residuals have standard deviation `noise`."""
-        return Prior(self.mean, (noise / self.std) ** 2)
+    def prior(self, cost: float) -> Prior:
+        """The prior in the units of a robust cost that stands at `cost`.
+
+        The whole video is credited with as much evidence as `INDEPENDENT` measurements: flow vectors err together
+        (rolling shutter, smoothed flow, moving shadows), and more of them do not average that away.
+        """
+        return Prior(self.mean, 2 * cost / INDEPENDENT / self.std**2)
 
 
 def solve_first_window(problem: FlowProblem, belief: LensBelief) -> Solution:
@@ -49,19 +55,19 @@ def solve_first_window(problem: FlowProblem, belief: LensBelief) -> Solution:
     all_depths = torch.ones_like(free_poses)
     fixed_lens = torch.zeros(LENS_SIZE, dtype=torch.bool, device=problem.sources.device)
     free_lens = fixed_lens if belief.known else LENS_FREE.to(fixed_lens.device)
-    prior = belief.prior(CORRELATED_NOISE)
     starts = [belief.mean] if belief.known else [_with_focal(belief.mean, f) for f in FOCAL_STARTS]
     best: Solution | None = None
     for lens in starts:
         state = FlowState(
-            se3.identity(frames, problem.points),
-            torch.ones(frames, problem.points.shape[-1], dtype=problem.points.dtype, device=problem.points.device),
+            se3.identity(frames, belief.mean),
+            belief.mean.new_ones(frames, problem.points.shape[-1]),
             lens,
         )
         held = Free(free_poses, all_depths, fixed_lens)
-        found = minimize(problem, state, held, scale=8 * PIXEL, prior=prior, iterations=12, damping=1.0)
+        found = minimize(problem, state, held, scale=8 * PIXEL, prior=Prior.none(), iterations=12, damping=1.0)
         free = Free(free_poses, all_depths, free_lens)
         for scale, iterations in ((4 * PIXEL, 20), (2 * PIXEL, 15)):
+            prior = belief.prior(robust_cost_at(problem, found.state, scale))
             found = minimize(
                 problem, found.state, free, scale=scale, prior=prior, iterations=iterations, damping=found.damping
             )
@@ -78,11 +84,6 @@ def in_front(state: FlowState) -> FlowState:
     c2w = state.c2w.clone()
     c2w[:, :3, 3] *= -1
     return replace(state, c2w=c2w, inverse_depth=-state.inverse_depth)
-
-
-CORRELATED_NOISE = 2 * PIXEL
-"""Standard deviation that flow vectors are credited with against priors: more than their own noise, because
-neighbouring vectors err together."""
 
 
 def _with_focal(lens: Float[Tensor, "lens"], focal: float) -> Float[Tensor, "lens"]:

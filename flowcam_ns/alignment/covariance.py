@@ -11,9 +11,9 @@ from torch import Tensor
 from flowcam_ns.alignment import normal_equations
 from flowcam_ns.alignment.bootstrap import PIXEL
 from flowcam_ns.alignment.lens import LENS_SIZE
-from flowcam_ns.alignment.levenberg import robust_cost
-from flowcam_ns.alignment.linearize import RESIDUAL, linearize
+from flowcam_ns.alignment.linearize import residuals
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
+from flowcam_ns.alignment.robust import robust_cost
 
 EFFECTIVE_SHARE = 0.02
 """Share of the flow vectors that count as independent measurements: neighbouring vectors, and a point's flow to
@@ -40,12 +40,11 @@ def marginal_uncertainty(problem: FlowProblem, state: FlowState) -> Uncertainty:
     `EFFECTIVE_SHARE`; the free choice of world frame and scale (the gauge) is projected out, so that a pose's deviation
     is what remains after a Sim(3) fit of the trajectory.
     """
-    lin, valid = linearize(problem, state)
-    residual = lin[:, :, RESIDUAL].clone()
-    _, weights = robust_cost(problem, residual, valid, KERNEL)
-    noise = float((weights * residual.square().sum(-2)).sum() / (2 * weights.sum()).clamp(min=1e-9))
+    residual, valid = residuals(problem, state)
+    _, weights = robust_cost(problem.confidence, residual, valid, KERNEL)
+    noise = float((weights.double() * residual.double().square().sum(-2)).sum() / (2 * weights.sum()).clamp(min=1e-9))
     frames = len(state.c2w)
-    equations = normal_equations.build(problem, lin, weights, frames)
+    equations, _ = normal_equations.build(problem, state, KERNEL)
     variance = max(noise, 1e-12) / EFFECTIVE_SHARE
     depth_std = (variance / equations.depth.clamp(min=1e-12)).sqrt()
     depth_std = torch.where(equations.depth > normal_equations.TINY, depth_std, torch.inf)

@@ -20,7 +20,7 @@ from flowcam_ns.alignment.handover import make_alignment
 from flowcam_ns.alignment.lens import lens_from_camera
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.parallax import fit_rotation, only_turns
-from flowcam_ns.alignment.problem import FlowProblem, FlowState
+from flowcam_ns.alignment.problem import FlowProblem
 from flowcam_ns.alignment.refine import refine_all, retriangulate
 from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.alignment.segments import segment_problem, solve_segments, unposed_reasons
@@ -41,7 +41,7 @@ COARSE_SHARE = 4
 """One of so many points takes part until the last solve."""
 EXIF_SPREAD = 0.05
 """Standard deviation of the logarithm of a focal length that EXIF tells."""
-PRINCIPAL_POINT_SPREAD, DISTORTION_SPREAD = 0.01, 0.1
+PRINCIPAL_POINT_SPREAD, DISTORTION_SPREAD = 0.005, 0.1
 """Standard deviations of the principal point (long sides) and of k1 and k2, before seeing the video."""
 
 
@@ -79,7 +79,9 @@ def estimate_poses(
         coarse_points = torch.randperm(points.shape[1], generator=torch.Generator().manual_seed(0))
         coarse_points = coarse_points[: max(len(coarse_points) // COARSE_SHARE, 48)].sort().values
         coarse = problem.thinned(coarse_points)
-        segments = solve_segments(coarse, motion, support, belief, lambda part: _report_segment(report, part, len(frames)))
+        segments = solve_segments(
+            coarse, motion, support, belief, lambda part: _report_segment(report, part, len(frames))
+        )
         if not segments:
             raise FlowCamError(
                 f"{frames.name}: fewer than three neighbouring frames share trustworthy flow; is the video sharp and textured?"
@@ -99,7 +101,7 @@ def estimate_poses(
         with watch("final solve"):
             fine_problem = problem.window(longest.start, longest.stop)
             report("Refining", 0.5, state.c2w)
-            fine = retriangulate(fine_problem, state, belief)
+            fine = retriangulate(fine_problem, state)
             fine = refine_all(fine_problem, fine, belief, scales=(1.0, 0.5), iterations=8, stages=((True,) * 5,)).state
     report("Refining", 1.0, fine.c2w)
     reasons = unposed_reasons(segments, len(frames))

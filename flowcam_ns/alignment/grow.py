@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowcam_ns.alignment.bootstrap import PIXEL
+from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.levenberg import Prior, minimize
 from flowcam_ns.alignment.linearize import residuals
@@ -24,6 +25,10 @@ SOURCES = 4
 """Nearest known frames whose depths pose a new one."""
 MIN_SUPPORT = 0.06
 """Least share of a frame's points with trustworthy flow from the known frames for it to be posed."""
+TRUSTED = 0.3
+"""Confidence from which flow counts as trustworthy."""
+REACH = 32
+"""Frames on either side that may share flow with a new one."""
 INLIER = 3 * PIXEL
 MIN_INLIERS = 0.35
 """Least share of that flow which the found pose must explain within `INLIER`."""
@@ -73,7 +78,7 @@ def _extend(problem: FlowProblem, segment: Segment, new: int, prior: Prior) -> b
     nearest = new - 1 if new >= segment.stop else new + 1
     depth[new] = depth[nearest].median()
     segment.start, segment.stop, segment.state = start, stop, FlowState(c2w, depth, state.lens)
-    _triangulate_new(problem, segment, new, prior)
+    _triangulate_new(problem, segment, new)
     _solve_window(problem, segment, new, prior)
     return True
 
@@ -83,24 +88,23 @@ def _resect(problem: FlowProblem, segment: Segment, new: int, prior: Prior) -> F
     rows, slots = _leading_to(problem, segment, new)
     if len(rows) == 0:
         return None
-    known = problem.rows(rows, slots[:, None])
-    support = float((known.confidence > 0.3).to(known.points.dtype).mean((1, 2)).max())
-    if support < MIN_SUPPORT:
+    known = problem.rows(rows, slots[:, None]).renumbered(torch.cat([rows, rows.new_tensor([new])]))
+    if float((known.confidence > TRUSTED).to(known.points.dtype).mean((1, 2)).max()) < MIN_SUPPORT:
         return None
     state = segment.state
     side = 1 if new >= segment.stop else -1
     last, before = state.c2w[new - side], state.c2w[new - 2 * side]
-    starts = [last @ se3.inverse(before) @ last, last]
-    poses = torch.zeros(len(state.c2w), dtype=torch.bool, device=rows.device)
-    poses[new] = True
-    free = Free(poses, torch.zeros(len(rows), dtype=torch.bool, device=rows.device), _no_lens(rows))
+    free = Free(
+        torch.arange(len(rows) + 1, device=rows.device) == len(rows),
+        torch.zeros(len(rows), dtype=torch.bool, device=rows.device),
+        _no_lens(rows),
+    )
     best, best_cost = None, torch.inf
-    for start in starts:
-        c2w = state.c2w.clone()
-        c2w[new] = se3.orthonormalized(start)
+    for start in (last @ se3.inverse(before) @ last, last):
+        c2w = torch.cat([state.c2w[rows], se3.orthonormalized(start)[None]])
         trial = FlowState(c2w, state.inverse_depth[rows], state.lens)
-        for scale, steps in ((24 * PIXEL, 6), (4 * PIXEL, 8)):
-            found = minimize(known, trial, free, scale=scale, prior=prior, iterations=steps, tolerance=1e-3)
+        for scale, steps in ((24 * PIXEL, 5), (4 * PIXEL, 6)):
+            found = minimize(known, trial, free, scale=scale, prior=prior, iterations=steps, tolerance=1e-2)
             trial = found.state
         if found.cost < best_cost:
             best, best_cost = trial, found.cost
@@ -109,14 +113,14 @@ def _resect(problem: FlowProblem, segment: Segment, new: int, prior: Prior) -> F
     explained = ((error.norm(dim=-2) < INLIER) & valid) * known.confidence
     if float(explained.sum() / known.confidence.sum()) < MIN_INLIERS:
         return None
-    return best.c2w[new]
+    return best.c2w[-1]
 
 
 def _leading_to(problem: FlowProblem, segment: Segment, new: int) -> tuple[Int[Tensor, "few"], Int[Tensor, "few"]]:
     """The nearest known rows that have flow into `new`, and the slot it stands in."""
     found = [
         (abs(row - new), row, int(slot))
-        for row in range(max(segment.start, new - 32), min(segment.stop, new + 33))
+        for row in range(max(segment.start, new - REACH), min(segment.stop, new + REACH + 1))
         for slot in torch.nonzero(problem.neighbours[row] == new)[:1, 0]
         if row != new
     ]
@@ -128,18 +132,14 @@ def _leading_to(problem: FlowProblem, segment: Segment, new: int) -> tuple[Int[T
     )
 
 
-def _triangulate_new(problem: FlowProblem, segment: Segment, new: int, prior: Prior) -> None:
+def _triangulate_new(problem: FlowProblem, segment: Segment, new: int) -> None:
     """Depths of the new frame's points with all poses held."""
     row = torch.tensor([new], device=problem.sources.device)
-    part = problem.rows(row)
-    inside = (part.neighbours >= segment.start) & (part.neighbours < segment.stop)
-    part = FlowProblem(part.sources, part.points, part.neighbours, part.targets, part.confidence * inside[..., None])
+    near = torch.arange(max(segment.start, new - REACH), min(segment.stop, new + REACH + 1), device=row.device)
+    part = problem.rows(row).renumbered(near)
     state = segment.state
-    trial = FlowState(state.c2w, state.inverse_depth[row], state.lens)
-    nothing = torch.zeros(len(state.c2w), dtype=torch.bool, device=row.device)
-    free = Free(nothing, torch.ones_like(row, dtype=torch.bool), _no_lens(row))
-    for scale in (16 * PIXEL, 4 * PIXEL):
-        trial = minimize(part, trial, free, scale=scale, prior=prior, iterations=4).state
+    trial = FlowState(state.c2w[near], state.inverse_depth[row], state.lens)
+    trial = triangulate(part, trial, (16 * PIXEL, 4 * PIXEL))
     state.inverse_depth[new] = trial.inverse_depth[0]
 
 

@@ -75,12 +75,10 @@ def make_alignment(
 
 def points_in_world(problem: FlowProblem, state: FlowState) -> Float[Tensor, "frames points 3"]:
     """The solved surface points in the solver's world (infinite where the inverse depth is 0)."""
-    ray = rays(problem.points, state.lens)
-    ray = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=1).transpose(1, 2)
+    ray = rays(problem.points, state.lens.to(problem.points.dtype))
+    ray = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=1).transpose(1, 2).to(state.c2w)
     return se3.transform(state.c2w[:, None], ray / state.inverse_depth[..., None])
 
 
 def _over_frames(values: Float[Tensor, "segment"], nearest: Tensor, posed: Tensor) -> Float[Tensor, "frames"]:
     return torch.where(posed, values[nearest], torch.inf).double()
-
-

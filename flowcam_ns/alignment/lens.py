@@ -66,17 +66,19 @@ def project(ray: Float[Tensor, "*batch 2 points"], lens: Float[Tensor, "lens"]) 
 
 
 def project_jacobians(
-    ray: Float[Tensor, "*batch 2 points"], lens: Float[Tensor, "lens"]
+    ray: Float[Tensor, "*batch 2 points"], lens: Float[Tensor, "lens"], with_lens: bool = True
 ) -> tuple[
-    Float[Tensor, "*batch 2 points"], Float[Tensor, "*batch 2 2 points"], Float[Tensor, "*batch lens 2 points"]
+    Float[Tensor, "*batch 2 points"], Float[Tensor, "*batch 2 2 points"], Float[Tensor, "*batch lens 2 points"] | None
 ]:
     """Centred pixels of rays, with derivatives by the ray (indexed [ray, pixel]) and by the lens (at a fixed ray)."""
     focal = lens[0].exp()
     r2 = (ray * ray).sum(-2, keepdim=True)
     pixel = ray * ((1 + r2 * (lens[3] + r2 * lens[4])) * focal)
     by_ray = _distortion_jacobian(ray, lens) * focal
-    radial = ray * (r2 * focal)
-    by_lens = _lens_columns(pixel, radial, radial * r2)
+    by_lens = None
+    if with_lens:
+        radial = ray * (r2 * focal)
+        by_lens = _lens_columns(pixel, radial, radial * r2)
     return pixel + lens[1:3, None], by_ray, by_lens
 
 

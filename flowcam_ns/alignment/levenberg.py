@@ -9,8 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowcam_ns.alignment import normal_equations
-from flowcam_ns.alignment.linearize import RESIDUAL, linearize, residuals
+from flowcam_ns.alignment.lens import LENS_SIZE
+from flowcam_ns.alignment.linearize import residuals
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
+from flowcam_ns.alignment.robust import robust_cost
 from flowcam_ns.geometry import se3
 
 MIN_DAMPING, MAX_DAMPING = 1e-7, 1e6
@@ -26,6 +28,12 @@ class Prior:
     information: Float[Tensor, "lens"]
     """1 / variance, in the units of the robust cost."""
 
+    @classmethod
+    def none(cls) -> Prior:
+        """No prior: for solves that hold the lens."""
+        nothing = torch.zeros(LENS_SIZE, dtype=torch.float64)
+        return cls(nothing, nothing)
+
     def cost(self, lens: Float[Tensor, "lens"]) -> Float[Tensor, ""]:
         """Half the squared Mahalanobis distance."""
         return 0.5 * (self.information * (lens - self.mean) ** 2).sum()
@@ -39,26 +47,6 @@ class Solution:
     cost: float
     iterations: int
     damping: float
-
-
-def geman_mcclure(
-    squared: Float[Tensor, "*batch"], scale: float
-) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-    """Robust cost and weight of squared residuals: rho = s^2 u / (1 + u) / 2 with u = e^2 / s^2, w = 1 / (1 + u)^2."""
-    u = squared / (scale * scale)
-    return 0.5 * scale * scale * u / (1 + u), 1 / (1 + u) ** 2
-
-
-def robust_cost(
-    problem: FlowProblem,
-    residual: Float[Tensor, "rows slots 2 points"],
-    valid: Tensor,
-    scale: float,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "rows slots points"]]:
-    """Total robust cost (a residual that is not valid pays the most a residual can) and the weights."""
-    rho, weight = geman_mcclure((residual * residual).sum(-2), scale)
-    rho = torch.where(valid, rho, torch.full_like(rho, 0.5 * scale * scale))
-    return (rho * problem.confidence).sum(), weight * problem.confidence * valid
 
 
 def minimize(
@@ -87,10 +75,8 @@ def minimize(
     done, cost = 0, torch.inf
     factor, small_steps = 2.0, 0
     while done < iterations:
-        lin, valid = linearize(problem, state)
-        data_cost, weights = robust_cost(problem, lin[:, :, RESIDUAL], valid, scale)
+        equations, data_cost = normal_equations.build(problem, state, scale, bool(free.lens.any()))
         cost = float(data_cost + prior.cost(state.lens))
-        equations = normal_equations.build(problem, lin, weights, len(state.c2w))
         pose_zeros = state.lens.new_zeros(equations.size - len(state.lens))
         information = torch.cat([pose_zeros, prior.information])
         gradient = torch.cat([pose_zeros, prior.information * (state.lens - prior.mean)])
@@ -101,8 +87,7 @@ def minimize(
             candidate = _apply(state, step, depth_step)
             new_cost = torch.inf
             if candidate is not None:
-                residual, valid = residuals(problem, candidate)
-                new_cost = float(robust_cost(problem, residual, valid, scale)[0] + prior.cost(candidate.lens))
+                new_cost = robust_cost_at(problem, candidate, scale) + float(prior.cost(candidate.lens))
             if new_cost < cost:
                 accepted, factor = True, 2.0
                 damping = max(damping / 5, MIN_DAMPING)
@@ -115,6 +100,12 @@ def minimize(
         if not accepted or small_steps >= 2:
             break
     return Solution(state, float(cost), done, damping)
+
+
+def robust_cost_at(problem: FlowProblem, state: FlowState, scale: float) -> float:
+    """The robust cost of a state, without any prior."""
+    residual, valid = residuals(problem, state)
+    return float(robust_cost(problem.confidence, residual, valid, scale)[0])
 
 
 def _apply(state: FlowState, step: Tensor, depth_step: Tensor) -> FlowState | None:

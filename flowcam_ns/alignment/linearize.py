@@ -22,14 +22,16 @@ from flowcam_ns.geometry import se3
 MIN_DEPTH_RATIO = 0.02
 """A point whose z shrinks to less than this share between two frames counts as behind the camera: no residual."""
 
-SOURCE, TARGET, LENS = slice(0, 6), slice(6, 12), slice(12, 12 + LENS_SIZE)
-DEPTH, RESIDUAL = 12 + LENS_SIZE, 13 + LENS_SIZE
+SOURCE, TARGET = slice(0, 6), slice(6, 12)
+DEPTH, RESIDUAL = 12, 13
+LENS = slice(14, 14 + LENS_SIZE)
 COLUMNS = 14 + LENS_SIZE
+"""Order of the derivatives; those by the lens come last, so that they can be left out."""
 
 
 def relative_poses(problem: FlowProblem, state: FlowState) -> Float[Tensor, "rows slots 4 4"]:
-    """T_target_source of every row and slot."""
-    return se3.inverse(state.c2w)[problem.neighbours] @ state.c2w[problem.sources][:, None]
+    """T_target_source of every row and slot, made in the poses' precision and given in the points'."""
+    return (se3.inverse(state.c2w)[problem.neighbours] @ state.c2w[problem.sources][:, None]).to(problem.points.dtype)
 
 
 def _homogeneous(ray: Float[Tensor, "rows 2 points"], depth: Float[Tensor, "rows points"]) -> Tensor:
@@ -40,28 +42,30 @@ def residuals(
     problem: FlowProblem, state: FlowState
 ) -> tuple[Float[Tensor, "rows slots 2 points"], Bool[Tensor, "rows slots points"]]:
     """Pose-induced minus measured target pixel (in units of the long side), and where it means anything."""
-    relative = relative_poses(problem, state)
-    y = relative[..., :3, :] @ _homogeneous(rays(problem.points, state.lens), state.inverse_depth)[:, None]
+    relative, lens = relative_poses(problem, state), state.lens.to(problem.points.dtype)
+    depth = state.inverse_depth.to(problem.points.dtype)
+    y = relative[..., :3, :] @ _homogeneous(rays(problem.points, lens), depth)[:, None]
     z = y[..., 2:, :]
-    pixels = project(y[..., :2, :] / z.clamp(min=MIN_DEPTH_RATIO), state.lens)
+    pixels = project(y[..., :2, :] / z.clamp(min=MIN_DEPTH_RATIO), lens)
     return pixels - problem.targets, z[..., 0, :] > MIN_DEPTH_RATIO
 
 
 def linearize(
-    problem: FlowProblem, state: FlowState
+    problem: FlowProblem, state: FlowState, with_lens: bool = True
 ) -> tuple[Float[Tensor, "rows slots columns 2 points"], Bool[Tensor, "rows slots points"]]:
     """Derivatives of both residual components, and the residual itself as the last column.
 
-    The columns are the source pose (6), the target pose (6), the lens (5), the inverse depth and the residual.
+    The columns are the source pose (6), the target pose (6), the inverse depth, the residual and, `with_lens`, the lens.
     """
-    ray = rays(problem.points, state.lens)
+    lens, inverse_depth = state.lens.to(problem.points.dtype), state.inverse_depth.to(problem.points.dtype)
+    ray = rays(problem.points, lens)
     relative = relative_poses(problem, state)
-    y = relative[..., :3, :] @ _homogeneous(ray, state.inverse_depth)[:, None]
+    y = relative[..., :3, :] @ _homogeneous(ray, inverse_depth)[:, None]
     z = y[..., 2:, :].clamp(min=MIN_DEPTH_RATIO)
     ray_target = y[..., :2, :] / z
-    pixels, by_ray, by_lens = project_jacobians(ray_target, state.lens)
+    pixels, by_ray, by_lens = project_jacobians(ray_target, lens, with_lens)
     rows, slots, _, points = pixels.shape
-    out = pixels.new_empty(rows, slots, COLUMNS, 2, points)
+    out = pixels.new_empty(rows, slots, COLUMNS if with_lens else LENS.start, 2, points)
 
     by_y = pixels.new_empty(rows, slots, 3, 2, points)
     by_y[:, :, :2] = by_ray / z[..., None, :]
@@ -69,22 +73,24 @@ def linearize(
     rotation, translation = relative[..., :3, :3], relative[..., :3, 3:]
     flat = by_y.flatten(3)
     by_y_source = (rotation.transpose(-1, -2) @ flat).reshape(by_y.shape)
-    depth = state.inverse_depth[:, None, None, None, :]
+    depth = inverse_depth[:, None, None, None, :]
     source_point = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=1)[:, None, :, None, :]
 
     torch.mul(by_y_source, depth, out=out[:, :, 0:3])
-    out[:, :, 3:6] = _cross(source_point, by_y_source)
+    _cross(source_point, by_y_source, out[:, :, 3:6])
     torch.mul(by_y, -depth, out=out[:, :, 6:9])
-    out[:, :, 9:12] = _cross(by_y, y[:, :, :, None])
-    ray_by_lens = ray_lens_jacobian(problem.points, ray, state.lens)
-    out[:, :, LENS] = by_lens + torch.einsum("rskap,rlkp->rslap", by_y_source[:, :, :2], ray_by_lens)
+    _cross(by_y, y[:, :, :, None], out[:, :, 9:12])
+    if by_lens is not None:
+        ray_by_lens = ray_lens_jacobian(problem.points, ray, lens)
+        out[:, :, LENS] = by_lens + torch.einsum("rskap,rlkp->rslap", by_y_source[:, :, :2], ray_by_lens)
     out[:, :, DEPTH] = (translation.transpose(-1, -2) @ flat).reshape(rows, slots, 2, points)
     out[:, :, RESIDUAL] = pixels - problem.targets
     return out, y[..., 2, :] > MIN_DEPTH_RATIO
 
 
-def _cross(a: Tensor, b: Tensor) -> Tensor:
+def _cross(a: Tensor, b: Tensor, out: Tensor) -> None:
     """Cross product along dimension 2."""
-    ax, ay, az = a.unbind(2)
-    bx, by, bz = b.unbind(2)
-    return torch.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], dim=2)
+    for k in range(3):
+        first, second = (k + 1) % 3, (k + 2) % 3
+        torch.mul(a[:, :, first], b[:, :, second], out=out[:, :, k])
+        out[:, :, k].addcmul_(a[:, :, second], b[:, :, first], value=-1)

@@ -53,7 +53,7 @@ def build_problem(
     store: FlowStore,
     points: Float32[np.ndarray, "frames points 2"],
     pairs: Sequence[Pair],
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype = torch.float32,
 ) -> FlowProblem:
     """Sample the flow of `pairs`, both ways, at every frame's points."""
     frames, count, _ = points.shape

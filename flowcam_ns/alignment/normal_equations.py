@@ -8,7 +8,7 @@ block-sparse (its memory grows with the frames, not with their square) and is fa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse
@@ -18,13 +18,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowcam_ns.alignment.lens import LENS_SIZE
-from flowcam_ns.alignment.linearize import DEPTH, LENS, RESIDUAL, SOURCE, TARGET
-from flowcam_ns.alignment.problem import FlowProblem, Free
+from flowcam_ns.alignment.linearize import COLUMNS, DEPTH, LENS, RESIDUAL, SOURCE, TARGET, linearize
+from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
+from flowcam_ns.alignment.robust import robust_cost
 
 POSE_SIZE = 6
 DENSE_FRAMES = 250
 """Up to so many frames the reduced system is solved as a dense matrix."""
 TINY = 1e-12
+CHUNK_ELEMENTS = 1_000_000
+"""Derivatives held at once: 8 MB in float64."""
 
 
 @dataclass(frozen=True)
@@ -43,43 +46,66 @@ class NormalEquations:
 
 
 def build(
-    problem: FlowProblem,
-    linearization: Float[Tensor, "rows slots columns 2 points"],
-    weights: Float[Tensor, "rows slots points"],
-    frames: int,
-) -> NormalEquations:
-    """Accumulate the normal equations of the weighted residuals (`linearization` is overwritten)."""
+    problem: FlowProblem, state: FlowState, scale: float, with_lens: bool = True
+) -> tuple[NormalEquations, Float[Tensor, ""]]:
+    """Linearise and accumulate the normal equations of the robust cost; also gives that cost.
+
+    The derivatives have the precision of the problem; their sums are handed on in float64.
+
+    Rows are taken a few at a time, so that the derivatives stay in the processor's cache and memory stays bounded.
+    """
+    rows, slots, points = problem.confidence.shape
+    step = max(1, CHUNK_ELEMENTS // (slots * COLUMNS * 2 * points))
+    parts: list[tuple[Tensor, ...]] = []
+    cost = problem.points.new_zeros(())
+    for first in range(0, rows, step):
+        chunk = problem if step >= rows else problem.rows(torch.arange(first, min(first + step, rows)))
+        part = state if step >= rows else replace(state, inverse_depth=state.inverse_depth[first : first + step])
+        linearization, valid = linearize(chunk, part, with_lens)
+        chunk_cost, weights = robust_cost(chunk.confidence, linearization[:, :, RESIDUAL], valid, scale)
+        cost = cost + chunk_cost
+        parts.append(_accumulate(linearization, weights))
+    camera, gradient, coupling, depth, depth_gradient = (
+        torch.cat(items).double() for items in zip(*parts, strict=True)
+    )
+    frames = len(state.c2w)
+    columns = _columns(problem, frames)
+    size = POSE_SIZE * frames + LENS_SIZE
+    return NormalEquations(camera, gradient, coupling, depth, depth_gradient, columns, size), cost
+
+
+def _accumulate(
+    linearization: Float[Tensor, "rows slots columns 2 points"], weights: Float[Tensor, "rows slots points"]
+) -> tuple[Tensor, ...]:
+    """Blocks of the weighted normal equations (`linearization` is overwritten)."""
     rows, slots, points = weights.shape
     weighted = linearization.mul_(weights.sqrt()[:, :, None, None])
     flat = weighted.flatten(3)
-    blocks = flat @ flat.transpose(-1, -2)
-    per_point = (weighted[:, :, :DEPTH] * weighted[:, :, DEPTH : DEPTH + 1]).sum(3)  # rows slots 12+lens points
-    by_depth = weighted[:, :, DEPTH]
-    depth = by_depth.square().sum((1, 2))
-    depth_gradient = (by_depth * weighted[:, :, RESIDUAL]).sum((1, 2))
+    blocks = (flat @ flat.transpose(-1, -2)).double()
+    # The inverse depth against everything: rows slots columns points.
+    per_point = (weighted * weighted[:, :, DEPTH : DEPTH + 1]).sum(3)
+    depth, depth_gradient = per_point[:, :, DEPTH].sum(1), per_point[:, :, RESIDUAL].sum(1)
 
     local = POSE_SIZE * (1 + slots) + LENS_SIZE
-    own, tail = slice(0, POSE_SIZE), slice(local - LENS_SIZE, local)
+    own, middle, tail = slice(0, POSE_SIZE), slice(POSE_SIZE, local - LENS_SIZE), slice(local - LENS_SIZE, local)
     camera = blocks.new_zeros(rows, local, local)
     gradient = blocks.new_zeros(rows, local)
-    coupling = blocks.new_empty(rows, local, points)
+    coupling = per_point.new_zeros(rows, local, points)
     total = blocks.sum(1)
-    camera[:, own, own], camera[:, own, tail] = total[:, SOURCE, SOURCE], total[:, SOURCE, LENS]
-    camera[:, tail, own], camera[:, tail, tail] = total[:, LENS, SOURCE], total[:, LENS, LENS]
-    gradient[:, own], gradient[:, tail] = total[:, SOURCE, RESIDUAL], total[:, LENS, RESIDUAL]
-    coupling[:, own], coupling[:, tail] = per_point[:, :, SOURCE].sum(1), per_point[:, :, LENS].sum(1)
-    coupling[:, POSE_SIZE : local - LENS_SIZE] = per_point[:, :, TARGET].flatten(1, 2)
+    camera[:, own, own], gradient[:, own] = total[:, SOURCE, SOURCE], total[:, SOURCE, RESIDUAL]
+    camera[:, own, middle] = blocks[:, :, SOURCE, TARGET].transpose(1, 2).flatten(2)
+    camera[:, middle, own] = camera[:, own, middle].transpose(1, 2)
+    gradient[:, middle] = blocks[:, :, TARGET, RESIDUAL].flatten(1)
+    coupling[:, own], coupling[:, middle] = per_point[:, :, SOURCE].sum(1), per_point[:, :, TARGET].flatten(1, 2)
     for slot in range(slots):
         here = slice(POSE_SIZE * (1 + slot), POSE_SIZE * (2 + slot))
         camera[:, here, here] = blocks[:, slot, TARGET, TARGET]
-        camera[:, own, here] = blocks[:, slot, SOURCE, TARGET]
-        camera[:, here, own] = blocks[:, slot, TARGET, SOURCE]
-        camera[:, here, tail] = blocks[:, slot, TARGET, LENS]
-        camera[:, tail, here] = blocks[:, slot, LENS, TARGET]
-        gradient[:, here] = blocks[:, slot, TARGET, RESIDUAL]
-    return NormalEquations(
-        camera, gradient, coupling, depth, depth_gradient, _columns(problem, frames), POSE_SIZE * frames + LENS_SIZE
-    )
+    if blocks.shape[-1] == COLUMNS:
+        camera[:, own, tail], camera[:, tail, tail] = total[:, SOURCE, LENS], total[:, LENS, LENS]
+        camera[:, middle, tail] = blocks[:, :, TARGET, LENS].flatten(1, 2)
+        camera[:, tail, :-LENS_SIZE] = camera[:, :-LENS_SIZE, tail].transpose(1, 2)
+        gradient[:, tail], coupling[:, tail] = total[:, LENS, RESIDUAL], per_point[:, :, LENS].sum(1)
+    return camera, gradient, coupling, depth, depth_gradient
 
 
 def _columns(problem: FlowProblem, frames: int) -> Int[Tensor, "rows local"]:
@@ -143,13 +169,16 @@ def _solve_reduced(
 ) -> Float[Tensor, "unknowns"]:
     size = len(rhs)
     rhs = rhs * mask
+    if not bool(mask.any()):
+        return rhs
     if size <= POSE_SIZE * DENSE_FRAMES + LENS_SIZE:
         matrix = assemble_dense(local, columns, size)
-        matrix = matrix * mask[:, None] * mask + torch.diag(torch.where(mask, diagonal, torch.ones_like(diagonal)))
+        kept = torch.nonzero(mask)[:, 0]
+        matrix = matrix[kept][:, kept] + torch.diag(diagonal[kept])
         factor, info = torch.linalg.cholesky_ex(matrix)
         if int(info):
             return torch.full_like(rhs, torch.nan)
-        return torch.cholesky_solve(rhs[:, None], factor)[:, 0]
+        return rhs.index_copy(0, kept, torch.cholesky_solve(rhs[kept][:, None], factor)[:, 0])
     matrix = assemble_sparse(local, columns, diagonal, mask)
     solution = scipy.sparse.linalg.splu(
         matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}

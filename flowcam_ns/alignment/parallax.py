@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from flowcam_ns.alignment.bootstrap import CORRELATED_NOISE, PIXEL, LensBelief
-from flowcam_ns.alignment.levenberg import minimize
+from flowcam_ns.alignment.bootstrap import PIXEL, LensBelief
 from flowcam_ns.alignment.lens import LENS_SIZE
+from flowcam_ns.alignment.levenberg import minimize, robust_cost_at
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.alignment.refine import median_error
 
@@ -31,7 +31,12 @@ def fit_rotation(problem: FlowProblem, state: FlowState, belief: LensBelief) -> 
     )
     for scale in (12.0, 3.0):
         trial = minimize(
-            problem, trial, free, scale=scale * PIXEL, prior=belief.prior(CORRELATED_NOISE), iterations=10
+            problem,
+            trial,
+            free,
+            scale=scale * PIXEL,
+            prior=belief.prior(robust_cost_at(problem, trial, scale * PIXEL)),
+            iterations=10,
         ).state
     trial.c2w[:, :3, 3] = 0
     return trial

@@ -46,16 +46,19 @@ class FlowProblem:
 
     def window(self, start: int, stop: int) -> FlowProblem:
         """The problem of the frames [start, stop) alone, renumbered from 0, for a problem with one row a frame."""
-        part = self.rows(torch.arange(start, stop, device=self.sources.device))
-        inside = (part.neighbours >= start) & (part.neighbours < stop)
-        own = part.sources - start
-        return FlowProblem(
-            own,
-            part.points,
-            torch.where(inside, part.neighbours - start, own[:, None]),
-            part.targets,
-            part.confidence * inside[..., None],
-        )
+        frames = torch.arange(start, stop, device=self.sources.device)
+        return self.rows(frames).renumbered(frames)
+
+    def renumbered(self, frames: Int[Tensor, "few"]) -> FlowProblem:
+        """The same rows with the poses renumbered: frame `frames[k]` becomes k. All sources must be among `frames`;
+        flow into other frames is left out.
+        """
+        place = torch.full((int(torch.cat([frames, self.neighbours.flatten()]).max()) + 1,), -1, device=frames.device)
+        place[frames] = torch.arange(len(frames), device=frames.device)
+        sources, neighbours = place[self.sources], place[self.neighbours]
+        known = neighbours >= 0
+        neighbours = torch.where(known, neighbours, sources[:, None])
+        return FlowProblem(sources, self.points, neighbours, self.targets, self.confidence * known[..., None])
 
     def thinned(self, keep: Int[Tensor, "few"]) -> FlowProblem:
         """The same problem with some of the points of every row."""

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from flowcam_ns.alignment.bootstrap import CORRELATED_NOISE, PIXEL, LensBelief
-from flowcam_ns.alignment.levenberg import Solution, minimize
+from flowcam_ns.alignment.bootstrap import PIXEL, LensBelief
+from flowcam_ns.alignment.depths import triangulate
+from flowcam_ns.alignment.levenberg import Solution, minimize, robust_cost_at
 from flowcam_ns.alignment.linearize import residuals
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.geometry import se3
@@ -46,15 +47,13 @@ def refine_all(
     for number, scale in enumerate(scales):
         lens = torch.tensor(stages[min(number, len(stages) - 1)], device=device)
         lens = torch.zeros_like(lens) if belief.known else lens & (belief.std > 0)
-        free = Free(
-            torch.arange(frames, device=device) > 0, torch.ones(frames, dtype=torch.bool, device=device), lens
-        )
+        free = Free(torch.arange(frames, device=device) > 0, torch.ones(frames, dtype=torch.bool, device=device), lens)
         solution = minimize(
             problem,
             solution.state,
             free,
             scale=scale * PIXEL,
-            prior=belief.prior(CORRELATED_NOISE),
+            prior=belief.prior(robust_cost_at(problem, solution.state, scale * PIXEL)),
             iterations=iterations,
             damping=max(solution.damping, 1e-5),
             tolerance=tolerance,
@@ -65,21 +64,12 @@ def refine_all(
     return replace(solution, state=replace(solution.state, c2w=c2w))
 
 
-def retriangulate(problem: FlowProblem, state: FlowState, belief: LensBelief) -> FlowState:
+def retriangulate(problem: FlowProblem, state: FlowState) -> FlowState:
     """Depths for the problem's points with poses and lens held, from one common start a frame."""
     points = problem.points.shape[-1]
-    depth = state.inverse_depth
-    if depth.shape[-1] != points:
-        depth = depth.median(dim=-1, keepdim=True).values.expand(-1, points)
-    trial = FlowState(state.c2w, depth.contiguous(), state.lens)
-    frames = len(problem.sources)
-    nothing = torch.zeros(frames, dtype=torch.bool, device=problem.sources.device)
-    free = Free(nothing, ~nothing, torch.zeros(5, dtype=torch.bool, device=problem.sources.device))
-    for scale in (16.0, 3.0):
-        trial = minimize(
-            problem, trial, free, scale=scale * PIXEL, prior=belief.prior(CORRELATED_NOISE), iterations=5
-        ).state
-    return trial
+    depth = state.inverse_depth.median(dim=-1, keepdim=True).values.expand(-1, points)
+    start = FlowState(state.c2w, depth.contiguous(), state.lens)
+    return triangulate(problem, start, (32 * PIXEL, 8 * PIXEL, 2 * PIXEL))
 
 
 def median_error(problem: FlowProblem, state: FlowState, confident: float = 0.5) -> float:

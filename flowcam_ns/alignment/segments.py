@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from flowcam_ns.alignment import bootstrap
-from flowcam_ns.alignment.bootstrap import CORRELATED_NOISE, LensBelief
+from flowcam_ns.alignment.bootstrap import LensBelief
 from flowcam_ns.alignment.grow import Segment, grow
+from flowcam_ns.alignment.levenberg import Prior
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.geometry import se3
 
@@ -61,7 +61,7 @@ def _solve_part(
     if progress is not None:
         progress(segment)
     # While growing, the lens stays what the first window said; only its own solve and the last one change it.
-    return grow(problem, segment, limits, belief.prior(CORRELATED_NOISE), progress)
+    return grow(problem, segment, limits, Prior.none(), progress)
 
 
 def first_window(
@@ -73,7 +73,10 @@ def first_window(
     best, best_score = low, -1.0
     for start in range(low, high - length + 1):
         steps = slice(start, start + length - 1)
-        weakest, total = float(support[steps].min()), float(np.where(np.isfinite(motion[steps]), motion[steps], 0).sum())
+        weakest, total = (
+            float(support[steps].min()),
+            float(np.where(np.isfinite(motion[steps]), motion[steps], 0).sum()),
+        )
         # Early windows win ties: the video's first frame is a natural origin.
         score = weakest * min(total / GOOD_MOTION, 1.0) * (1 - 1e-3 * (start - low) / max(high - low, 1))
         if score > best_score:
@@ -88,7 +91,7 @@ def segment_problem(problem: FlowProblem, segment: Segment) -> tuple[FlowProblem
 
 def unposed_reasons(segments: list[Segment], frames: int) -> dict[int, str]:
     """Why each frame outside the first (longest) segment has no pose."""
-    reasons = {index: "too little flow connects it to its neighbours" for index in range(frames)}
+    reasons = dict.fromkeys(range(frames), "too little flow connects it to its neighbours")
     for number, part in enumerate(segments):
         for index in range(part.start, part.stop):
             if number == 0:
