@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from _benchmark.exact_flow import ExactFlowStore
 from _benchmark.tables import Section, markdown_table, write_report, written
 from _benchmark.views import run
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.synthetic.clip import ClipPlan, plan_clip
+from flowcam_ns.synthetic.exact_flow import ExactFlowStore
 from flowcam_ns.video.frames import Frames
 from make_clip import truth_json
 from score_poses import Trajectory, read_trajectory, score

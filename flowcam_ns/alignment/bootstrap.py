@@ -78,7 +78,7 @@ def solve_first_window(problem: FlowProblem, belief: LensBelief) -> Solution:
 
 
 def in_front(state: FlowState) -> FlowState:
-    """The same solution with its points before the cameras: flow cannot tell (depths, positions) from their negatives."""
+    """The same solution, its points before the cameras: flow cannot tell (depths, positions) from their negatives."""
     if float(state.inverse_depth.median()) >= 0:
         return state
     c2w = state.c2w.clone()

@@ -73,6 +73,7 @@ def dense_inverse_depth(
         raise FlowCamError("dense depth needs at least two frames with a pose that are not held out")
     c2w = c2w.detach().cpu().double()
     triangulated: dict[int, tuple[Tensor, Tensor]] = {}
+    small = camera
     for i in indices:
         neighbours = _neighbours(i, usable, options.gaps)
         found = [flows.dense(i, j) for j in neighbours]

@@ -55,7 +55,7 @@ def linearize(
 ) -> tuple[Float[Tensor, "rows slots columns 2 points"], Bool[Tensor, "rows slots points"]]:
     """Derivatives of both residual components, and the residual itself as the last column.
 
-    The columns are the source pose (6), the target pose (6), the inverse depth, the residual and, `with_lens`, the lens.
+    The columns are the source pose (6), target pose (6), inverse depth, residual and, `with_lens`, the lens.
     """
     lens, inverse_depth = state.lens.to(problem.points.dtype), state.inverse_depth.to(problem.points.dtype)
     ray = rays(problem.points, lens)

@@ -207,4 +207,4 @@ def assemble_sparse(
     cols = columns[:, None, :].expand_as(local).cpu().numpy().ravel()[keep]
     matrix = scipy.sparse.coo_matrix((local.cpu().double().numpy().ravel()[keep], (rows, cols)), shape=(size, size))
     diagonal_np = np.where(mask.cpu().numpy(), diagonal.cpu().double().numpy(), 1.0)
-    return (matrix + scipy.sparse.diags(diagonal_np)).tocsc()
+    return scipy.sparse.csc_matrix(matrix + scipy.sparse.diags(diagonal_np))

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from _benchmark.exact_flow import ExactFlowStore, rows_of
 from _benchmark.tables import Row, Section
 from flowcam_ns.alignment.estimate import estimate_poses
 from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.geometry.metrics import PoseScores, constant_velocity_baseline, score_trajectory
 from flowcam_ns.synthetic.clip import ClipPlan, plan_clip
+from flowcam_ns.synthetic.exact_flow import ExactFlowStore, rows_of
 from flowcam_ns.synthetic.video_file import write_video
 from flowcam_ns.video.frames import Frames, GroundTruth
 from flowcam_ns.video.load import load_frames
