@@ -10,18 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from flowcam_ns.alignment import measure
 from flowcam_ns.alignment.bootstrap import FOCAL_SPREAD, TYPICAL_FOCAL, LensBelief
+from flowcam_ns.alignment.far_pairs import choose_far_pairs, measure_far_pairs
 from flowcam_ns.alignment.grow import Segment
 from flowcam_ns.alignment.handover import make_alignment
 from flowcam_ns.alignment.lens import lens_from_camera
+from flowcam_ns.alignment.measure import Measurements
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.parallax import fit_rotation, only_turns
 from flowcam_ns.alignment.problem import FlowProblem
-from flowcam_ns.alignment.refine import refine_all, retriangulate
+from flowcam_ns.alignment.refine import ALL_OF_LENS, refine_all, retriangulate
 from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.alignment.segments import segment_problem, solve_segments, unposed_reasons
 from flowcam_ns.errors import FlowCamError
@@ -37,6 +39,8 @@ Progress = Callable[[str, float, "Tensor | None"], None]
 
 STILL = 0.0015
 """A video whose picture moves less than this share of its long side between any two frames shows a still camera."""
+MIN_POINTS = 64
+"""... but not fewer points than these."""
 COARSE_SHARE = 4
 """One of so many points takes part until the last solve."""
 EXIF_SPREAD = 0.05
@@ -74,21 +78,22 @@ def estimate_poses(
     store = flow or _flow_store(frames, options)
     belief = lens_belief(frames, camera or frames.camera, options)
     with watch("flow"):
-        problem, motion, support, points = _measure(frames, store, options, report)
+        points, measured, motion, support = _measure(frames, store, options, report)
     with watch("solve"):
-        coarse_points = torch.randperm(points.shape[1], generator=torch.Generator().manual_seed(0))
-        coarse_points = coarse_points[: max(len(coarse_points) // COARSE_SHARE, 48)].sort().values
-        coarse = problem.thinned(coarse_points)
+        problem = measure.build_problem(store, points, measured)
+        coarse = problem.thinned(_subset(points.shape[1], COARSE_SHARE))
         segments = solve_segments(
             coarse, motion, support, belief, lambda part: _report_segment(report, part, len(frames))
         )
         if not segments:
             raise FlowCamError(
-                f"{frames.name}: fewer than three neighbouring frames share trustworthy flow; is the video sharp and textured?"
+                f"{frames.name}: fewer than three neighbouring frames share trustworthy flow; is the video sharp and "
+                "textured?"
             )
         longest = segments[0]
         part, state = segment_problem(coarse, longest)
-        state = refine_all(part, state, belief, scales=(4.0, 1.0, 1.0), iterations=12).state
+        state = refine_all(part, state, belief, scales=(4.0, 1.0), iterations=10).state
+    report("Poses", 1.0, state.c2w)
     warnings: list[str] = []
     turning = fit_rotation(part, state, belief)
     if only_turns(part, state, turning):
@@ -98,11 +103,7 @@ def estimate_poses(
         )
         fine_problem, fine = part, turning
     else:
-        with watch("final solve"):
-            fine_problem = problem.window(longest.start, longest.stop)
-            report("Refining", 0.5, state.c2w)
-            fine = retriangulate(fine_problem, state)
-            fine = refine_all(fine_problem, fine, belief, scales=(1.0, 0.5), iterations=8, stages=((True,) * 5,)).state
+        fine_problem, fine = _refine_with_far_pairs(store, points, measured, longest, state, belief, report, watch)
     report("Refining", 1.0, fine.c2w)
     reasons = unposed_reasons(segments, len(frames))
     if reasons:
@@ -137,22 +138,62 @@ def _flow_store(frames: Frames, options: AlignmentOptions) -> FlowStore:
 
 def _measure(
     frames: Frames, store: FlowStore, options: AlignmentOptions, report: Progress
-) -> tuple[FlowProblem, Float[np.ndarray, "steps"], Float[np.ndarray, "steps"], Float[np.ndarray, "frames points 2"]]:
-    """Flow between neighbours, then over longer distances as the motion allows."""
+) -> tuple[
+    Float32[np.ndarray, "frames points 2"], Measurements, Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]
+]:
+    """Flow between neighbours, then over longer distances as the motion allows; also the motion and its support."""
     spacing = options.point_spacing * max(frames.width, frames.height) / options.flow_size
     points = store.good_points(spacing)
     motion, support = measure.neighbour_motion(
         store, points, lambda done, total: report("Optical flow", 0.3 * done / total, None)
     )
-    pairs = measure.choose_pairs(motion)
     if float(np.where(np.isfinite(motion), motion, 1.0).sum()) < STILL * max(1, len(motion) // 4) or (
         _largest_motion(store, points) < STILL
     ):
         raise FlowCamError(
             f"{frames.name}: the picture stands still; poses need a camera that moves (sideways, around or forward)."
         )
+    pairs = measure.choose_pairs(motion)
     store.compute(pairs, lambda done, total: report("Optical flow", 0.3 + 0.7 * done / total, None))
-    return measure.build_problem(store, points, pairs), motion, support, points
+    return points, measure.measure_pairs(store, points, pairs), motion, support
+
+
+def _refine_with_far_pairs(
+    store: FlowStore,
+    points: Float32[np.ndarray, "frames points 2"],
+    measured: Measurements,
+    segment: Segment,
+    state: FlowState,
+    belief: LensBelief,
+    report: Progress,
+    watch: Stopwatch,
+) -> tuple[FlowProblem, FlowState]:
+    """Solve all frames with all their points, then once more with flow between distant frames."""
+    frames = torch.arange(segment.start, segment.stop)
+    problem = measure.build_problem(store, points, measured).rows(frames).renumbered(frames)
+    with watch("solve"):
+        state = retriangulate(problem, state)
+    with watch("far pairs"):
+        known = {(i - segment.start, j - segment.start) for i, j in measured.pairs if i < j}
+        pairs = [(i + segment.start, j + segment.start) for i, j in choose_far_pairs(problem, state, known)]
+        if pairs:
+            far = measure_far_pairs(
+                store, points, segment.start, state, pairs, lambda done, total: report("Far pairs", done / total, None)
+            )
+            measured = measured + far
+            problem = measure.build_problem(store, points, measured).rows(frames).renumbered(frames)
+    with watch("final solve"):
+        report("Refining", 0.5, state.c2w)
+        state = refine_all(
+            problem, state, belief, scales=(2.0, 0.5), iterations=10, stages=(ALL_OF_LENS,), tolerance=3e-4
+        ).state
+    return problem, state
+
+
+def _subset(points: int, share: int) -> Tensor:
+    """Indices of one in `share` points, spread at random but the same each time."""
+    kept = max(points // share, min(points, MIN_POINTS))
+    return torch.randperm(points, generator=torch.Generator().manual_seed(0))[:kept].sort().values
 
 
 def _largest_motion(store: FlowStore, points: Float[np.ndarray, "frames points 2"]) -> float:

@@ -25,8 +25,8 @@ SOURCES = 4
 """Nearest known frames whose depths pose a new one."""
 MIN_SUPPORT = 0.06
 """Least share of a frame's points with trustworthy flow from the known frames for it to be posed."""
-TRUSTED = 0.3
-"""Confidence from which flow counts as trustworthy."""
+TRUSTED = 0.02
+"""Weight from which flow counts as trustworthy: confidence 0.25."""
 REACH = 32
 """Frames on either side that may share flow with a new one."""
 INLIER = 3 * PIXEL

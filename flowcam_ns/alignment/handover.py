@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from flowcam_ns.alignment.covariance import marginal_uncertainty
-from flowcam_ns.alignment.grow import Segment
+from flowcam_ns.alignment.grow import TRUSTED, Segment
 from flowcam_ns.alignment.lens import camera_from_lens, rays
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.alignment.refine import median_error
@@ -44,7 +44,7 @@ def make_alignment(
     posed = torch.zeros(len(frames), dtype=torch.bool)
     posed[segment.start : segment.stop] = True
     uncertainty = marginal_uncertainty(problem, state)
-    visible = (problem.confidence > 0.3).any(1) & (state.inverse_depth > 0)
+    visible = (problem.confidence > TRUSTED).any(1) & (state.inverse_depth > 0)
     world = normalize_world(state.c2w, points_in_world(problem, state)[visible])
     scale = float(world.scale)
     nearest = torch.arange(len(frames)).clamp(segment.start, segment.stop - 1) - segment.start

@@ -26,7 +26,7 @@ class FlowProblem:
     targets: Float[Tensor, "rows slots 2 points"]
     """Where the flow takes each point."""
     confidence: Float[Tensor, "rows slots points"]
-    """Weight in [0, 1] of each measurement; 0 in empty slots."""
+    """Weight in [0, 1] of each measurement, proportional to 1 / variance; 0 in empty slots."""
 
     def rows(self, which: Int[Tensor, "chosen"], slots: Int[Tensor, "chosen few"] | None = None) -> FlowProblem:
         """The measurements of some rows alone, and of some slots of each."""

@@ -14,7 +14,8 @@ from flowcam_ns.alignment.linearize import residuals
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.geometry import se3
 
-LENS_STAGES = ((True, False, False, False, False), (True, True, True, True, True))
+ALL_OF_LENS = (True, True, True, True, True)
+LENS_STAGES = ((True, False, False, False, False), ALL_OF_LENS)
 """The focal length alone while the trajectory is still rough, then all of the lens."""
 
 
@@ -72,8 +73,8 @@ def retriangulate(problem: FlowProblem, state: FlowState) -> FlowState:
     return triangulate(problem, start, (32 * PIXEL, 8 * PIXEL, 2 * PIXEL))
 
 
-def median_error(problem: FlowProblem, state: FlowState, confident: float = 0.5) -> float:
+def median_error(problem: FlowProblem, state: FlowState, trusted: float = 0.04) -> float:
     """Median distance between measured and induced flow (units of the long side), over trustworthy flow."""
     error, valid = residuals(problem, state)
-    error = error.norm(dim=-2)[valid & (problem.confidence > confident)]
+    error = error.norm(dim=-2)[valid & (problem.confidence > trusted)]
     return float(error.median()) if error.numel() else float("inf")

@@ -141,6 +141,14 @@ class FlowStore:
         found = [strongest_in_cells(self._grey(image), int(cell[0]), int(cell[1])) for image in self._small]
         return (np.stack(found) / self.scale).astype(np.float32)
 
+    def flow_image(self, frame: int) -> UInt8[np.ndarray, "h w *rgb"]:
+        """The image of a frame on which flow is estimated."""
+        return self._small[frame]
+
+    def usable(self, frame: int, points: Float32[np.ndarray, "points 2"]) -> Bool[np.ndarray, "points"]:
+        """Whether points (px) lie inside a frame and on an unmasked pixel."""
+        return self._usable(np.array([frame]), points[None])[0]
+
     def _sample_batch(
         self, directed: np.ndarray, sources: Float32[np.ndarray, "pairs points 2"]
     ) -> tuple[Float32[np.ndarray, "pairs points 2"], Float32[np.ndarray, "pairs points"]]:
