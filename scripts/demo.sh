@@ -7,6 +7,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 prepare
 cd "$PROJECT"
 demo=${1:-demo}
+# nerfstudio 1.1.5 warns at length about its own use of newer torch versions.
+export PYTHONWARNINGS=ignore
 
 say() {
   echo
@@ -29,7 +31,7 @@ ns-eval --load-config "$config" --output-path "$demo/scores.json" --render-outpu
 cat "$demo/scores.json"
 
 say "A video along the estimated cameras"
-ns-render interpolate --load-config "$config" --output-path "$demo/flight.mp4" --pose-source eval --interpolation-steps 12
+ns-render interpolate --load-config "$config" --output-path "$demo/flight.mp4" --pose-source eval --interpolation-steps 8
 
 say "Done. In $demo:"
 cat <<END
