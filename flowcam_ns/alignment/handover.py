@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from flowcam_ns.alignment.bootstrap import in_front
 from flowcam_ns.alignment.covariance import marginal_uncertainty
 from flowcam_ns.alignment.grow import TRUSTED, Segment
 from flowcam_ns.alignment.lens import camera_from_lens, rays
@@ -41,6 +42,7 @@ def make_alignment(
         warnings: what the user should know.
         seconds: wall-clock of the stages.
     """
+    state = in_front(state)
     posed = torch.zeros(len(frames), dtype=torch.bool)
     posed[segment.start : segment.stop] = True
     uncertainty = marginal_uncertainty(problem, state)
