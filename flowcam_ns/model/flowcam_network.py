@@ -8,36 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flowcam_ns.model import scene_flow
 from flowcam_ns.model.clip import Clip
 from flowcam_ns.model.encoder import build_encoder, encode_directions
 from flowcam_ns.model.latent_field import LatentField
+from flowcam_ns.model.motion import Matches, MotionOutput, solve_motion
 from flowcam_ns.model.network_config import NetworkConfig
+from flowcam_ns.model.scene_flow import CorrespondenceConfidence, gather_pixels, matched_features
 from flowcam_ns.model.surfaces import RaySurfaces, SurfaceRenderer, pixel_coordinates, unit_rays
-
-
-@dataclass
-class MotionOutput:
-    """Surfaces and camera motion of a clip, at its context rays (counted by pixel index, the same in every frame)."""
-
-    features: Float[Tensor, "batch frames channels fh fw"]
-    surfaces: RaySurfaces
-    """Every frame's rays, rendered from its own features in its own camera."""
-    partner_surfaces: RaySurfaces
-    """In frame t, where the flow of frame t + 1's rays ends."""
-    uv: Float[Tensor, "batch pairs rays 2"]
-    flow: Float[Tensor, "batch pairs rays 2"]
-    """The given backward flow at the rays."""
-    weights: Float[Tensor, "batch pairs rays 1"]
-    """Learned confidence of each correspondence, in [0, 1]."""
-    flow_confidence: Float[Tensor, "batch pairs rays 1"] | None
-    """The given confidence of the flow."""
-    relative: Float[Tensor, "batch pairs 4 4"]
-    """T(t <- t + 1)."""
-    c2w: Float[Tensor, "batch frames 4 4"]
-    """In frame 0's camera."""
-    flow_from_pose: Float[Tensor, "batch pairs rays 2"]
-    """What `flow` would be if surfaces and motion were right."""
 
 
 @dataclass
@@ -57,7 +34,7 @@ class FlowCamNetwork(nn.Module):
         self.config = config
         self.encoder = build_encoder(config)
         self.field = LatentField(config)
-        self.confidence = scene_flow.CorrespondenceConfidence(config)
+        self.confidence = CorrespondenceConfidence(config)
 
     @property
     def renderer(self) -> SurfaceRenderer:
@@ -91,7 +68,7 @@ class FlowCamNetwork(nn.Module):
         batch, frames = clip.images.shape[:2]
         uv_frame = self.pixel_coordinates(rays, clip)
         uv_frames = uv_frame.expand(batch, frames, -1, 2)
-        flow = scene_flow.gather_pixels(clip.backward_flow, rays)
+        flow = gather_pixels(clip.backward_flow, rays)
         uv = uv_frames[:, 1:]
         partner_uv = uv + flow
 
@@ -102,26 +79,17 @@ class FlowCamNetwork(nn.Module):
         surfaces = rendered(features, clip.intrinsics, uv_frames)
         K_partner = clip.intrinsics[:, 1:] if self.config.authors_conventions else clip.intrinsics[:, :-1]
         partner = rendered(features[:, :-1], K_partner, partner_uv)
-        later = RaySurfaces(*(x[:, 1:] for x in vars(surfaces).values()))
-        matched = scene_flow.matched_features(features, rays, uv, partner_uv, self.config.authors_conventions)
-        weights = self.confidence(matched).float()
-        given = None if clip.confidence is None else scene_flow.gather_pixels(clip.confidence[:, :, None], rays)
-        pull = weights if given is None else weights * given
-        if self.config.confidence_by_depth:
-            pull = pull * scene_flow.depth_weights(later.points, partner.points)
-        relative = scene_flow.relative_poses(later.points, partner.points, pull)
-        return MotionOutput(
+        matched = matched_features(features, rays, uv, partner_uv, self.config.authors_conventions)
+        matches = Matches(
             features=features,
             surfaces=surfaces,
             partner_surfaces=partner,
             uv=uv,
             flow=flow,
-            weights=weights,
-            flow_confidence=given,
-            relative=relative,
-            c2w=scene_flow.chain(relative),
-            flow_from_pose=scene_flow.pose_induced_flow(later, relative, clip.intrinsics[:, 1:], uv),
+            weights=self.confidence(matched).float(),
+            flow_confidence=None if clip.confidence is None else gather_pixels(clip.confidence[:, :, None], rays),
         )
+        return solve_motion(matches, clip, self.config.confidence_by_depth)
 
     def rerender(
         self,

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from flowcam_ns.model.network_config import NetworkConfig
+
+
+WALL = 1.6
+"""Distance of the guessed wall, in geometric means of near and far."""
+FLOOR_SLOPE = 3.0
+"""How much nearer the guessed floor lies, for each unit of the sine of the angle below the camera's axis."""
 
 
 def _block(width: int) -> nn.Sequential:
@@ -20,7 +28,9 @@ class PointEncoder(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         width, blocks = config.field_width, range(config.field_blocks)
-        self.proj_in = nn.Linear(3, width)
+        self.log_points = config.point_encoding == "log"
+        self.middle_distance = math.sqrt(config.near * config.far)
+        self.proj_in = nn.Linear(4 if self.log_points else 3, width)
         self.res_blocks = nn.ModuleList([_block(width) for _ in blocks])
         self.modulators = nn.ModuleList([nn.Linear(config.feature_channels, width) for _ in blocks])
         self.out = nn.Linear(width, width)
@@ -29,10 +39,16 @@ class PointEncoder(nn.Module):
         self, points: Float[Tensor, "*batch 3"], features: Float[Tensor, "*#batch channels"]
     ) -> Float[Tensor, "*batch width"]:
         """`features` broadcasts over the samples of a ray where they all share one pixel."""
-        h = self.proj_in(points)
+        h = self.proj_in(self._encoded(points))
         for block, modulator in zip(self.res_blocks, self.modulators, strict=True):
             h = block(h) + (h + modulator(features))
         return self.out(h)
+
+    def _encoded(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch inputs"]:
+        if not self.log_points:
+            return points
+        distance = points.norm(dim=-1, keepdim=True).clamp(min=1e-3 * self.middle_distance)
+        return torch.cat([points / distance, torch.log(distance / self.middle_distance)], dim=-1)
 
 
 class PointDecoder(nn.Module):
@@ -61,6 +77,8 @@ class LatentField(nn.Module):
         self.phi2 = PointDecoder(config.field_width)
         self.density_activation = F.relu if config.density_activation == "relu" else F.softplus
         self.density_bias = config.density_bias
+        self.floor_prior = config.floor_prior
+        self.middle_distance = math.sqrt(config.near * config.far)
 
     def forward(
         self,
@@ -76,4 +94,17 @@ class LatentField(nn.Module):
             weights = valid[..., None].to(per_view.dtype)
             pooled = (per_view * weights).sum(dim=0) / weights.sum(dim=0).clamp(min=1)
         raw = self.phi2(pooled)
-        return torch.sigmoid(raw[..., :3]), self.density_activation(raw[..., 3] + self.density_bias)
+        raw_density = raw[..., 3] + self.density_bias
+        if self.floor_prior > 0:
+            raw_density = raw_density + self.floor_prior * self._beyond_floor(points_views).mean(dim=0)
+        return torch.sigmoid(raw[..., :3]), self.density_activation(raw_density)
+
+    def _beyond_floor(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+        """Logarithm of how many times as far as a guessed wall and floor a point lies.
+
+        Flow alone leaves a mirrored start (near for far, motion reversed) almost as good as the true one; that what is
+        lower in a picture is mostly nearer tips the balance.
+        """
+        distance = points.norm(dim=-1).clamp(min=1e-3 * self.middle_distance)
+        surface = WALL * self.middle_distance / (1 + FLOOR_SLOPE * F.relu(points[..., 1] / distance))
+        return torch.log(distance / surface)

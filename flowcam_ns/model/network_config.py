@@ -24,10 +24,15 @@ class NetworkConfig:
     """Hidden units of the radiance field."""
     field_blocks: int = 2
     """Residual blocks of the field's first, per-view part."""
+    point_encoding: Literal["xyz", "log"] = "xyz"
+    """How the field sees a point in a camera's frame. log: its direction and the logarithm of its distance, in which near
+    and far surfaces are equally easy to tell apart."""
     density_activation: Literal["relu", "softplus"] = "relu"
     """What turns the field's output into a density; relu (the published one) can die, softplus cannot."""
     density_bias: float = 0.0
     """Added to the raw density: where the surfaces lie before any training."""
+    floor_prior: float = 0.0
+    """How strongly the untrained density grows beyond a guessed wall and floor (0: not at all)."""
     confidence_width: int = 128
     """Hidden units of the network that weighs correspondences."""
     confidence_by_depth: bool = False
@@ -61,11 +66,15 @@ def small_config(num_context_views: int = 2) -> NetworkConfig:
         flow_input_scale=20.0,
         field_width=32,
         field_blocks=1,
+        point_encoding="log",
         density_activation="softplus",
         density_bias=-1.0,
+        floor_prior=2.0,
         confidence_width=32,
         confidence_by_depth=True,
         num_samples=16,
+        near=0.5,
+        far=12.0,
         opaque_far=True,
         num_context_views=num_context_views,
         own_context=False,

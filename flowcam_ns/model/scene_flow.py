@@ -7,7 +7,6 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.procrustes import PAPER_EPS, weighted_procrustes
 from flowcam_ns.model.network_config import NetworkConfig
 from flowcam_ns.model.surfaces import RaySurfaces, lookup, project
@@ -93,8 +92,3 @@ def pose_induced_flow(
     rotated = surfaces.points @ motion[..., :3, :3].transpose(-1, -2)
     moved = rotated + surfaces.accumulation * motion[..., None, :3, 3]
     return project(moved, K) - uv
-
-
-def inverse_motion(relative: Float[Tensor, "batch pairs 4 4"]) -> Float[Tensor, "batch pairs 4 4"]:
-    """T(t + 1 <- t) from T(t <- t + 1)."""
-    return se3.inverse(relative)

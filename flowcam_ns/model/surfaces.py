@@ -30,6 +30,10 @@ class RaySurfaces:
     accumulation: Float[Tensor, "*batch rays 1"]
     """Sum of the samples' weights."""
 
+    def frames(self, start: int | None, stop: int | None) -> RaySurfaces:
+        """The surfaces of some of the frames, where they are [batch, frames, rays, ...]."""
+        return RaySurfaces(*(x[:, start:stop] for x in vars(self).values()))
+
 
 def pixel_coordinates(rays: Int[Tensor, "rays"], size: tuple[int, int], centre: float) -> Float[Tensor, "rays 2"]:
     """(x, y) of row-major pixel indices in fractions of the image; `centre` is 0.5, or 0 on the authors' grid."""

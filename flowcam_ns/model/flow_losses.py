@@ -1,0 +1,92 @@
+"""How far the estimated motion is from explaining the flow, between neighbours and over longer gaps."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float
+from torch import Tensor
+
+from flowcam_ns.geometry import se3
+from flowcam_ns.model import scene_flow
+from flowcam_ns.model.clip import Clip
+from flowcam_ns.model.motion import MotionOutput
+
+PUBLISHED_WEIGHT = 6000.0
+PUBLISHED_CLAMP = 0.2
+PUBLISHED_LIMIT = 10.0
+FAR_OFF = 0.5
+"""Flow error (fraction of the image) beyond which the soft loss levels off."""
+
+
+def published_flow_loss(motion: MotionOutput) -> Float[Tensor, ""]:
+    """6000 times the mean squared flow error, both flows clamped, all rays included; without the outer limit."""
+    clamped = (flow.clamp(-PUBLISHED_CLAMP, PUBLISHED_CLAMP) for flow in (motion.flow_from_pose, motion.flow))
+    return F.mse_loss(*clamped) * PUBLISHED_WEIGHT
+
+
+def soft_flow_loss(motion: MotionOutput, clip: Clip, softness: float) -> Float[Tensor, ""]:
+    """Mean length of the unexplained flow, both ways between neighbours, weighed by the given flow's confidence.
+
+    The motion must carry the later frame's surfaces to where the flow ends, and its inverse the earlier frame's back.
+    """
+    K_earlier = clip.intrinsics[:, :-1]
+    back = scene_flow.pose_induced_flow(
+        motion.partner_surfaces, se3.inverse(motion.relative), K_earlier, motion.uv + motion.flow
+    )
+    lengths = soft_length(torch.stack([motion.flow_from_pose - motion.flow, back + motion.flow]), softness)
+    weights = torch.ones_like(motion.weights) if motion.flow_confidence is None else motion.flow_confidence
+    return weighted_mean(lengths, weights[..., 0])
+
+
+def wide_flow_loss(motion: MotionOutput, clip: Clip, gaps: tuple[int, ...], softness: float) -> Float[Tensor, ""]:
+    """The same over longer gaps: chained motions must carry surfaces to where the neighbours' flows, chained, end.
+
+    Over a longer baseline a false surface shows more clearly, and errors of chained motions add up.
+    """
+    total = motion.flow.new_zeros(())
+    gaps = tuple(gap for gap in gaps if gap <= clip.num_pairs)
+    for gap in gaps:
+        ends, confidence = chained_flow(motion, clip, gap)
+        T_earlier_later = se3.inverse(motion.c2w[:, :-gap]) @ motion.c2w[:, gap:]
+        later = motion.surfaces.frames(gap, None)
+        uv = motion.uv[:, gap - 1 :]
+        induced = scene_flow.pose_induced_flow(later, T_earlier_later, clip.intrinsics[:, :-gap], uv)
+        total = total + weighted_mean(soft_length(induced - (ends - uv), softness * gap), confidence) / gap
+    return total / max(len(gaps), 1)
+
+
+def chained_flow(
+    motion: MotionOutput, clip: Clip, gap: int
+) -> tuple[Float[Tensor, "batch ends rays 2"], Float[Tensor, "batch ends rays"]]:
+    """Where the rays of frames gap..n end `gap` frames earlier, following the flow, and the product of confidences.
+
+    A ray that leaves the image on its way has confidence 0.
+    """
+    position = motion.uv[:, gap - 1 :]
+    confidence = torch.ones_like(position[..., 0])
+    frames = position.shape[1]
+    maps = clip.backward_flow
+    if clip.confidence is not None:
+        maps = torch.cat([maps, clip.confidence[:, :, None]], dim=2)
+    for step in range(gap):
+        pairs = maps[:, gap - 1 - step : gap - 1 - step + frames].flatten(0, 1)
+        grid = position.flatten(0, 1)[:, :, None] * 2 - 1
+        read = F.grid_sample(pairs, grid, padding_mode="border", align_corners=False)[..., 0]
+        read = read.transpose(1, 2).unflatten(0, position.shape[:2])
+        inside = ((position > 0) & (position < 1)).all(-1)
+        confidence = confidence * inside * (read[..., 2] if clip.confidence is not None else 1)
+        position = position + read[..., :2]
+    return position, confidence
+
+
+def soft_length(residual: Float[Tensor, "*batch 2"], softness: float) -> Float[Tensor, "*batch"]:
+    """Length of a flow error: quadratic below `softness`, then linear, level beyond `FAR_OFF` (fractions of the image)."""
+    length = softness * (torch.sqrt(1 + residual.square().sum(-1) / softness**2) - 1)
+    return FAR_OFF * torch.tanh(length / FAR_OFF)
+
+
+def weighted_mean(values: Float[Tensor, "*batch rays"], weights: Float[Tensor, "*#batch rays"]) -> Float[Tensor, ""]:
+    """Mean of `values`; 0 where there is no weight at all."""
+    weights = weights.expand_as(values)
+    return (weights * values).sum() / weights.sum().clamp(min=1e-6)

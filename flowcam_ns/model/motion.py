@@ -1,0 +1,65 @@
+"""The camera motion of a clip: matched surface points in, poses and the flow they induce out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from flowcam_ns.model import scene_flow
+from flowcam_ns.model.clip import Clip
+from flowcam_ns.model.surfaces import RaySurfaces
+
+
+@dataclass
+class Matches:
+    """Surfaces of a clip at its context rays (pixels, the same in every frame), paired by flow."""
+
+    features: Float[Tensor, "batch frames channels fh fw"]
+    surfaces: RaySurfaces
+    """Every frame's rays, rendered from its own features in its own camera."""
+    partner_surfaces: RaySurfaces
+    """In frame t, where the flow of frame t + 1's rays ends."""
+    uv: Float[Tensor, "batch pairs rays 2"]
+    """The rays' pixels, fractions of the image."""
+    flow: Float[Tensor, "batch pairs rays 2"]
+    """The given backward flow at the rays."""
+    weights: Float[Tensor, "batch pairs rays 1"]
+    """Learned confidence of each match, in [0, 1]."""
+    flow_confidence: Float[Tensor, "batch pairs rays 1"] | None
+    """The given confidence of the flow."""
+
+    @property
+    def later(self) -> RaySurfaces:
+        """Surfaces of frames 1..n: those that the partners are matched to."""
+        return self.surfaces.frames(1, None)
+
+
+@dataclass
+class MotionOutput(Matches):
+    """What follows from the matches in closed form."""
+
+    relative: Float[Tensor, "batch pairs 4 4"]
+    """T(t <- t + 1)."""
+    c2w: Float[Tensor, "batch frames 4 4"]
+    """In frame 0's camera."""
+    flow_from_pose: Float[Tensor, "batch pairs rays 2"]
+    """What `flow` would be if surfaces and motion were right."""
+
+
+def solve_motion(matches: Matches, clip: Clip, confidence_by_depth: bool) -> MotionOutput:
+    """Steps 6 and 8 of the method: poses by weighted Procrustes, and the flow they induce."""
+    later, partner = matches.later, matches.partner_surfaces
+    weights = matches.weights
+    if matches.flow_confidence is not None:
+        weights = weights * matches.flow_confidence
+    if confidence_by_depth:
+        weights = weights * scene_flow.depth_weights(later.points, partner.points)
+    relative = scene_flow.relative_poses(later.points, partner.points, weights)
+    return MotionOutput(
+        **{name: getattr(matches, name) for name in Matches.__dataclass_fields__},
+        relative=relative,
+        c2w=scene_flow.chain(relative),
+        flow_from_pose=scene_flow.pose_induced_flow(later, relative, clip.intrinsics[:, 1:], matches.uv),
+    )
