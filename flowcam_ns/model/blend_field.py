@@ -33,7 +33,7 @@ KEPT_GUIDES = 256
 class BlendFieldConfig:
     """Settings of the blend field."""
 
-    contexts: int = 4
+    contexts: int = 3
     """Frames whose colours a view is blended from."""
     guide_contexts: int = 6
     """Frames whose depth maps place the samples."""

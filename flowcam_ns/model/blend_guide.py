@@ -16,7 +16,9 @@ from torch import Tensor
 MAX_SIDE = 1024
 NARROWEST_COS = 0.2
 AGREEMENT = 0.04
-SUPPORT = 0.3
+"""Relative difference of inverse depths that still mean the same surface."""
+SUPPORT = 0.45
+"""Share of the trust at a pixel that must back a depth for it to count as a surface."""
 
 
 @dataclass
@@ -132,10 +134,16 @@ def _layers(splats: Float[Tensor, "contexts h w"], weights: Float[Tensor, "conte
     centre = torch.where(centre >= 0, centre, fallback)
     near = torch.where(near >= 0, near, centre)
     far = torch.where(torch.isfinite(far), far, centre)
-    near, centre, far = _filled(torch.stack([near, centre, far]), centre >= 0)
+    near, centre, far = _without_specks(_filled(torch.stack([near, centre, far]), centre >= 0))
     near = F.max_pool2d(near[None, None], 3, 1, 1)[0, 0]
     far = -F.max_pool2d(-far[None, None], 3, 1, 1)[0, 0]
     return torch.stack([near, centre, far])
+
+
+def _without_specks(layers: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+    """Median over 3 x 3 pixels: single wrong depths go, edges stay."""
+    padded = F.pad(layers[:, None], (1, 1, 1, 1), mode="replicate")
+    return F.unfold(padded, 3).median(dim=1).values.reshape(layers.shape)
 
 
 def _filled(layers: Float[Tensor, "3 h w"], known: Tensor) -> Float[Tensor, "3 h w"]:
