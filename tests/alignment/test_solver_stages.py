@@ -1,0 +1,297 @@
+"""Every stage of the solve on exact flow: from nothing, frame by frame, all at once, and with wrong flow among it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from flowcam_ns.alignment.bootstrap import PIXEL, LensBelief, in_front, solve_first_window
+from flowcam_ns.alignment.depths import triangulate
+from flowcam_ns.alignment.grow import Segment, grow
+from flowcam_ns.alignment.lens import LENS_SIZE
+from flowcam_ns.alignment.levenberg import Prior, minimize, robust_cost_at
+from flowcam_ns.alignment.linearize import residuals
+from flowcam_ns.alignment.parallax import fit_rotation, only_turns
+from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
+from flowcam_ns.alignment.refine import median_error, refine_all, retriangulate
+from flowcam_ns.alignment.segments import first_window, segment_problem, solve_segments, unposed_reasons
+from flowcam_ns.geometry import se3
+from flowcam_ns.geometry.metrics import score_trajectory
+
+MakeProblem = Callable[..., tuple[FlowProblem, FlowState]]
+FRAMES = 16
+
+
+def belief(focal: float = 0.75, known: bool = False) -> LensBelief:
+    spread = torch.tensor([0.3, 0.005, 0.005, 0.1, 0.1, 0.005, 0.005], dtype=torch.float64)
+    return LensBelief(lens_of(focal), spread, known)
+
+
+def lens_of(focal: float, *others: float) -> torch.Tensor:
+    """A lens vector: focal length in long sides, then as many of (cx, cy, k1, k2, p1, p2) as are given."""
+    values = [math.log(focal), *others]
+    return torch.tensor(values + [0.0] * (LENS_SIZE - len(values)), dtype=torch.float64)
+
+
+def assert_found(
+    found: FlowState, truth: FlowState, rotation_deg: float = 0.05, position: float = 1e-3, focal: float = 1e-3
+) -> None:
+    scores = score_trajectory(found.c2w, truth.c2w)
+    assert scores.max_rotation_deg < rotation_deg
+    assert scores.max_position_relative < position
+    assert abs(float(found.lens[0] - truth.lens[0])) < focal
+
+
+def disturbed(truth: FlowState, size: float = 0.01) -> FlowState:
+    random = torch.Generator().manual_seed(2)
+    turn = size * torch.randn(len(truth.c2w), 6, generator=random, dtype=torch.float64)
+    turn[0] = 0
+    wrong = 1 + 0.2 * torch.randn(truth.inverse_depth.shape, generator=random, dtype=torch.float64)
+    lens = truth.lens + 0.1 * (torch.arange(LENS_SIZE) == 0)
+    return FlowState(truth.c2w @ se3.exp(turn), truth.inverse_depth * wrong, lens)
+
+
+def focal_free(frames: int) -> Free:
+    lens = torch.arange(LENS_SIZE) == 0
+    return Free(torch.arange(frames) > 0, torch.ones(frames, dtype=torch.bool), lens)
+
+
+def whole_segment(problem: FlowProblem, truth: FlowState, start: int, stop: int) -> Segment:
+    """A segment that knows the truth inside and nothing outside."""
+    c2w, depth = se3.identity(len(truth.c2w), truth.c2w), torch.ones_like(truth.inverse_depth)
+    c2w[start:stop], depth[start:stop] = truth.c2w[start:stop], truth.inverse_depth[start:stop]
+    return Segment(start, stop, FlowState(c2w, depth, truth.lens.clone()))
+
+
+def cut_at(problem: FlowProblem, frame: int, confidence: float = 0.0) -> FlowProblem:
+    """The problem with the flow across the cut before `frame` made senseless, at the given confidence."""
+    rows = torch.arange(len(problem.sources))[:, None]
+    crossing = (rows < frame) != (problem.neighbours < frame)
+    noise = (torch.rand(problem.targets.shape, generator=torch.Generator().manual_seed(4)) - 0.5).to(problem.targets)
+    targets = torch.where(crossing[..., None, None], noise, problem.targets)
+    weights = torch.where(crossing[..., None], problem.confidence * confidence, problem.confidence)
+    return replace(problem, targets=targets, confidence=weights)
+
+
+# Levenberg-Marquardt
+
+
+def test_a_disturbed_solution_falls_back_onto_the_truth(exact_problem: MakeProblem) -> None:
+    problem, truth = exact_problem()
+    start = disturbed(truth)
+    found = minimize(problem, start, focal_free(8), scale=16 * PIXEL, prior=Prior.none(), iterations=40, tolerance=0)
+    assert found.cost < 1e-8 * robust_cost_at(problem, start, 16 * PIXEL)
+    assert found.iterations <= 40
+    assert torch.equal(found.state.c2w[0], start.c2w[0])
+    assert torch.equal(found.state.lens[1:], start.lens[1:])
+    assert_found(found.state, truth)
+
+
+def test_no_step_makes_the_cost_worse(exact_problem: MakeProblem, outliers: Callable) -> None:
+    problem, truth = exact_problem(noise=2e-3)
+    problem, state = outliers(problem), disturbed(truth, 0.03)
+    costs = [robust_cost_at(problem, state, 4 * PIXEL)]
+    for _ in range(6):
+        state = minimize(problem, state, focal_free(8), scale=4 * PIXEL, prior=Prior.none(), iterations=2).state
+        costs.append(robust_cost_at(problem, state, 4 * PIXEL))
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] < costs[0]
+
+
+def test_a_strong_prior_holds_the_lens_and_a_weak_one_lets_it_go(exact_problem: MakeProblem) -> None:
+    problem, truth = exact_problem()
+    for information, expected in ((1e6, math.log(0.75)), (1e-9, float(truth.lens[0]))):
+        prior = Prior(belief().mean, torch.full((LENS_SIZE,), information, dtype=torch.float64))
+        start = replace(disturbed(truth), lens=belief().mean)
+        found = minimize(problem, start, focal_free(8), scale=8 * PIXEL, prior=prior, iterations=40, tolerance=0)
+        assert float(found.state.lens[0]) == pytest.approx(expected, abs=2e-3)
+
+
+# Depths by their own
+
+
+def test_depths_are_triangulated_from_one_common_start(exact_problem: MakeProblem, outliers: Callable) -> None:
+    problem, truth = exact_problem()
+    found = retriangulate(outliers(problem), truth)
+    seen = problem.confidence.sum(1) >= 3
+    error = (found.inverse_depth / truth.inverse_depth - 1).abs()[seen]
+    assert error.quantile(0.9) < 1e-3
+
+
+def test_a_point_without_flow_keeps_its_depth(exact_problem: MakeProblem) -> None:
+    problem, truth = exact_problem()
+    problem.confidence[3, :, 5] = 0
+    start = replace(truth, inverse_depth=torch.full_like(truth.inverse_depth, 0.9))
+    found = triangulate(problem, start, (16 * PIXEL, 4 * PIXEL)).inverse_depth
+    assert found[3, 5] == pytest.approx(0.9)
+    assert (found[3, :5] - 0.9).abs().min() > 0
+
+
+# The first window
+
+
+@pytest.mark.parametrize("focal", [0.65, 0.9, 1.3])
+def test_the_first_window_is_solved_from_nothing_focal_length_too(exact_problem: MakeProblem, focal: float) -> None:
+    problem, truth = exact_problem(frames=8, points=80, lens=lens_of(focal))
+    found = solve_first_window(problem, belief())
+    assert found.state.inverse_depth.median() > 0
+    assert_found(found.state, truth, focal=0.01, position=5e-3, rotation_deg=0.1)
+
+
+def test_a_known_lens_is_not_touched(exact_problem: MakeProblem) -> None:
+    problem, truth = exact_problem()
+    known = replace(belief(known=True), mean=truth.lens.clone())
+    found = solve_first_window(problem, known)
+    assert torch.equal(found.state.lens, truth.lens)
+    assert_found(found.state, truth)
+
+
+def test_a_fifth_of_wrong_flow_does_not_matter(exact_problem: MakeProblem, outliers: Callable) -> None:
+    problem, truth = exact_problem(points=120)
+    found = solve_first_window(outliers(problem), belief()).state
+    assert_found(found, truth, focal=0.03, position=0.02, rotation_deg=0.3)
+
+
+def test_the_solution_behind_the_cameras_is_turned_to_the_front(exact_problem: MakeProblem) -> None:
+    problem, truth = exact_problem()
+    c2w = truth.c2w.clone()
+    c2w[:, :3, 3] *= -1
+    behind = replace(truth, c2w=c2w, inverse_depth=-truth.inverse_depth)
+    assert torch.allclose(residuals(problem, behind)[0], residuals(problem, truth)[0], atol=1e-12)
+    turned = in_front(behind)
+    assert torch.equal(turned.inverse_depth, truth.inverse_depth)
+    assert torch.equal(turned.c2w, truth.c2w)
+    assert in_front(truth) is truth
+
+
+# Frame by frame
+
+
+def test_a_segment_grows_to_both_ends(exact_problem: MakeProblem) -> None:
+    problem, truth = exact_problem(frames=FRAMES)
+    seen: list[tuple[int, int]] = []
+    segment = grow(
+        problem,
+        whole_segment(problem, truth, 5, 9),
+        (0, FRAMES),
+        Prior.none(),
+        lambda s: seen.append((s.start, s.stop)),
+    )
+    assert (segment.start, segment.stop) == (0, FRAMES)
+    assert seen[0] == (4, 10)
+    assert_found(segment.state, truth)
+
+
+def test_wrong_flow_does_not_stop_growth(exact_problem: MakeProblem, outliers: Callable) -> None:
+    problem, truth = exact_problem(frames=FRAMES, points=120)
+    segment = grow(outliers(problem), whole_segment(problem, truth, 0, 6), (0, FRAMES), Prior.none())
+    assert segment.stop == FRAMES
+    assert_found(segment.state, truth, rotation_deg=0.2, position=0.01)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0])
+def test_growth_stops_at_a_cut_even_where_flow_is_sure_of_itself(exact_problem: MakeProblem, confidence: float) -> None:
+    problem, truth = exact_problem(frames=FRAMES)
+    segment = grow(cut_at(problem, 11, confidence), whole_segment(problem, truth, 2, 7), (0, FRAMES), Prior.none())
+    assert (segment.start, segment.stop) == (0, 11)
+
+
+def test_growth_keeps_within_its_limits(exact_problem: MakeProblem) -> None:
+    problem, truth = exact_problem(frames=FRAMES)
+    segment = grow(problem, whole_segment(problem, truth, 5, 9), (3, 12), Prior.none())
+    assert (segment.start, segment.stop) == (3, 12)
+
+
+# Parts of a video
+
+
+def test_a_video_with_a_cut_comes_in_two_parts_longest_first(exact_problem: MakeProblem) -> None:
+    problem, truth = exact_problem(frames=20)
+    problem = cut_at(problem, 9)
+    motion, support = np.full(19, 0.05), np.ones(19)
+    support[8] = 0.0
+    parts = solve_segments(problem, motion, support, belief())
+    assert [(part.start, part.stop) for part in parts] == [(9, 20), (0, 9)]
+    for part in parts:
+        frames = slice(part.start, part.stop)
+        scores = score_trajectory(part.state.c2w[frames], truth.c2w[frames])
+        assert scores.max_position_relative < 0.01
+    reasons = unposed_reasons(parts, 20)
+    assert set(reasons) == set(range(9))
+    assert all("cut" in reason for reason in reasons.values())
+
+
+def test_the_first_window_avoids_weak_flow_and_standstill() -> None:
+    motion, support = np.full(29, 0.02), np.ones(29)
+    assert first_window(motion, support, (0, 30)) == (0, 8)
+    support[3] = 0.1
+    assert first_window(motion, support, (0, 30)) == (4, 12)
+    motion[:15] = 0.0
+    start, stop = first_window(motion, support, (0, 30))
+    assert start >= 10
+    assert stop - start == 8
+    assert first_window(motion, support, (5, 9)) == (5, 9)
+
+
+def test_a_part_of_a_problem_speaks_of_its_own_frames_only(exact_problem: MakeProblem) -> None:
+    problem, truth = exact_problem(frames=12)
+    part, state = segment_problem(problem, whole_segment(problem, truth, 3, 8))
+    assert part.neighbours.min() == 0
+    assert part.neighbours.max() == 4
+    error, valid = residuals(part, state)
+    assert (error.norm(dim=2) * part.confidence * valid).max() < 1e-12
+    outside = (problem.neighbours[3] < 3) | (problem.neighbours[3] >= 8)
+    assert part.confidence[0, outside].max() == 0
+    assert torch.equal(part.confidence[0, ~outside], problem.confidence[3, ~outside])
+
+
+# All at once
+
+
+def test_all_frames_at_once_settle_on_the_truth_with_the_whole_lens(
+    exact_problem: MakeProblem, outliers: Callable
+) -> None:
+    lens = lens_of(0.9, 0.004, -0.003, -0.06, 0.02, 0.001, -0.001)
+    problem, truth = exact_problem(frames=FRAMES, points=120, lens=lens)
+    start = replace(disturbed(truth), lens=belief(0.8).mean)
+    found = refine_all(outliers(problem), start, belief(), scales=(8.0, 2.0, 0.5), iterations=15).state
+    assert_found(found, truth, rotation_deg=0.1, focal=5e-3)
+    assert (found.lens[1:] - lens[1:]).abs().max() < 2e-3
+    assert median_error(problem, found) < 0.02 * PIXEL
+
+
+def test_single_precision_is_enough(exact_problem: MakeProblem) -> None:
+    problem, truth = exact_problem(frames=FRAMES, dtype=torch.float32)
+    found = refine_all(problem, disturbed(truth), belief(), scales=(8.0, 2.0), iterations=15).state
+    assert found.c2w.dtype == torch.float64
+    assert_found(found, truth)
+
+
+def test_a_known_lens_stays_when_all_is_solved(exact_problem: MakeProblem) -> None:
+    problem, truth = exact_problem()
+    start = replace(disturbed(truth), lens=truth.lens)
+    known = LensBelief(truth.lens, torch.full_like(truth.lens, 1e-6), known=True)
+    found = refine_all(problem, start, known, scales=(8.0, 2.0), iterations=15).state
+    assert torch.equal(found.lens, truth.lens)
+    assert_found(found, truth)
+
+
+# Rotation alone
+
+
+def test_a_camera_that_only_turns_is_told_from_one_that_moves(exact_problem: MakeProblem) -> None:
+    moving, truth = exact_problem(noise=2e-4)
+    turns = truth.c2w.clone()
+    turns[:, :3, 3] = 0
+    turning, state = exact_problem(c2w=turns, noise=2e-4)
+    for problem, solution, expected in ((moving, truth, False), (turning, state, True)):
+        rotation = fit_rotation(problem, solution, belief())
+        assert only_turns(problem, solution, rotation) == expected
+        assert rotation.c2w[:, :3, 3].abs().max() == 0
+    assert score_trajectory(rotation.c2w, state.c2w).max_rotation_deg < 0.05
+    assert abs(float(rotation.lens[0] - state.lens[0])) < 0.01
