@@ -22,9 +22,12 @@ TYPICAL_FOCAL, FOCAL_SPREAD = 0.75, 0.3
 """What is believed of a video's focal length (long sides; standard deviation of its logarithm) before seeing it."""
 PIXEL = 1 / 512
 """The unit in which flow noise is thought of: one px of an image 512 px wide."""
+START_KERNELS = ((64 * PIXEL, 6), (24 * PIXEL, 6), (8 * PIXEL, 8))
+"""Robust kernels of the start and their most steps. Nothing is known yet, so all flow must pull at first: under a
+narrow kernel a frame whose picture has moved far counts as one great outlier, and never finds its place."""
 INDEPENDENT = 1000
 """How many independent measurements of the lens a video's flow amounts to, against the prior."""
-LENS_FREE = torch.tensor([True, False, False, False, False])
+LENS_FREE = torch.tensor([True, False, False, False, False, False, False])
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,11 @@ def solve_first_window(problem: FlowProblem, belief: LensBelief) -> Solution:
             lens,
         )
         held = Free(free_poses, all_depths, fixed_lens)
-        found = minimize(problem, state, held, scale=8 * PIXEL, prior=Prior.none(), iterations=12, damping=1.0)
+        found = Solution(state, math.inf, 0, 1.0)
+        for scale, iterations in START_KERNELS:
+            found = minimize(
+                problem, found.state, held, scale=scale, prior=Prior.none(), iterations=iterations, damping=1.0
+            )
         free = Free(free_poses, all_depths, free_lens)
         for scale, iterations in ((4 * PIXEL, 20), (2 * PIXEL, 15)):
             prior = belief.prior(robust_cost_at(problem, found.state, scale))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flowcam_ns.alignment import measure
 from flowcam_ns.alignment.bootstrap import FOCAL_SPREAD, TYPICAL_FOCAL, LensBelief
+from flowcam_ns.alignment.chunks import single_torch_thread
 from flowcam_ns.alignment.far_pairs import choose_far_pairs, measure_far_pairs
 from flowcam_ns.alignment.grow import Segment
 from flowcam_ns.alignment.handover import make_alignment
@@ -45,8 +46,8 @@ COARSE_SHARE = 4
 """One of so many points takes part until the last solve."""
 EXIF_SPREAD = 0.05
 """Standard deviation of the logarithm of a focal length that EXIF tells."""
-PRINCIPAL_POINT_SPREAD, DISTORTION_SPREAD = 0.005, 0.1
-"""Standard deviations of the principal point (long sides) and of k1 and k2, before seeing the video."""
+PRINCIPAL_POINT_SPREAD, DISTORTION_SPREAD, TANGENTIAL_SPREAD = 0.005, 0.1, 0.0005
+"""Standard deviations of the principal point (long sides), of k1 and k2, and of p1 and p2, before seeing the video."""
 
 
 def estimate_poses(
@@ -68,7 +69,17 @@ def estimate_poses(
     Raises:
         FlowCamError: the frames carry no poses: too few, a still camera, no texture.
     """
-    options = options or AlignmentOptions()
+    with single_torch_thread():
+        return _estimate(frames, camera, options or AlignmentOptions(), progress, flow)
+
+
+def _estimate(
+    frames: Frames | str | Path,
+    camera: Camera | None,
+    options: AlignmentOptions,
+    progress: Progress | None,
+    flow: FlowStore | None,
+) -> Alignment:
     if not isinstance(frames, Frames):
         frames = load_frames(frames)
     if len(frames) < 2:
@@ -125,9 +136,9 @@ def lens_belief(frames: Frames, camera: Camera | None, options: AlignmentOptions
     if frames.focal_prior is not None:
         focal, spread = frames.focal_prior / max(frames.width, frames.height), EXIF_SPREAD
     point = PRINCIPAL_POINT_SPREAD if options.refine_principal_point else 1e-9
-    radial = DISTORTION_SPREAD if options.refine_distortion else 1e-9
-    std = torch.tensor([spread, point, point, radial, radial], dtype=torch.float64)
-    return LensBelief(torch.tensor([math.log(focal), 0, 0, 0, 0], dtype=torch.float64), std)
+    radial, tangential = (DISTORTION_SPREAD, TANGENTIAL_SPREAD) if options.refine_distortion else (1e-9, 1e-9)
+    std = torch.tensor([spread, point, point, radial, radial, tangential, tangential], dtype=torch.float64)
+    return LensBelief(torch.tensor([math.log(focal), 0, 0, 0, 0, 0, 0], dtype=torch.float64), std)
 
 
 def _flow_store(frames: Frames, options: AlignmentOptions) -> FlowStore:
@@ -197,7 +208,7 @@ def _subset(points: int, share: int) -> Tensor:
 
 
 def _largest_motion(store: FlowStore, points: Float[np.ndarray, "frames points 2"]) -> float:
-    """Median motion (share of the long side) between the first frame and a few spread over the video, at its largest."""
+    """Median motion (share of the long side) between the first frame and a few others, at its largest."""
     last = len(store) - 1
     others = sorted({max(1, round(last * share)) for share in (0.25, 0.5, 0.75, 1.0)})
     targets, confidence = store.sample([(0, j) for j in others], points)

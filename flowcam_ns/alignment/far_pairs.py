@@ -39,7 +39,7 @@ GRID_STEP = 8
 def choose_far_pairs(
     problem: FlowProblem, state: FlowState, known: set[Pair], progress: Callable[[int, int], None] | None = None
 ) -> list[Pair]:
-    """Pairs (i < j) beyond those `known` whose views overlap, over distances that double; the best one of each octave."""
+    """Pairs (i < j) beyond those `known` whose views overlap, over distances that double: the best of each octave."""
     frames = len(problem.sources)
     reach = max((j - i for i, j in known), default=1)
     pairs: list[Pair] = []
@@ -58,7 +58,7 @@ def choose_far_pairs(
 
 
 def _overlaps(problem: FlowProblem, state: FlowState, source: int) -> Float[Tensor, "frames"]:
-    """For every frame: the share of `source`'s points that fall inside it, from a similar distance; both ways' lesser."""
+    """For every frame: the share of `source`'s points that it sees from a similar distance; the lesser of both ways."""
     lens = state.lens
     half = problem.points.abs().amax(dim=(0, 2)).to(lens) * 1.02
     relative = se3.inverse(state.c2w) @ state.c2w[source]
@@ -114,7 +114,7 @@ class FlowPrediction:
 def _fill(
     points: Float32[np.ndarray, "points 2"], depth: Float32[np.ndarray, "points"], rows: int, columns: int
 ) -> Float32[np.ndarray, "rows columns"]:
-    """Inverse depths of scattered points (in cells of the grid) on every cell: local weighted means, outliers clipped."""
+    """Inverse depths of scattered points (in cells of the grid) on every cell: local means, outliers clipped."""
     low, high = np.quantile(depth, (0.02, 0.98))
     x = np.clip(points[:, 0].astype(int), 0, columns - 1)
     y = np.clip(points[:, 1].astype(int), 0, rows - 1)

@@ -1,6 +1,7 @@
-"""The lens as the solver sees it: a vector of five unknowns, with the derivatives of rays and pixels.
+"""The lens as the solver sees it: a vector of seven unknowns, with the derivatives of rays and pixels.
 
-Unknowns: log focal length, principal point offset (x, y) and radial distortion (k1, k2), all in units that do not
+Unknowns: log focal length, principal point offset (x, y) and distortion
+(k1, k2 radial, p1, p2 tangential), all in units that do not
 depend on the image's size: lengths are divided by the long side of the image. Pixels handed to these functions are
 *centred*: relative to the middle of the image and divided by its long side. Coordinates stand in the last but one
 dimension, points in the last.
@@ -16,27 +17,27 @@ from torch import Tensor
 
 from flowcam_ns.geometry.camera import Camera
 
-LENS_SIZE = 5
-"""log f, cx, cy, k1, k2."""
+LENS_SIZE = 7
+"""log f, cx, cy, k1, k2, p1, p2."""
 NEWTON_STEPS = 5
 MIN_SLOPE = 0.1
-"""Radial distortion must keep growing: its slope d(r_distorted)/dr is held above this."""
+"""The distortion must keep growing with the radius: its slope is held above this."""
 
 
 def lens_from_camera(camera: Camera) -> Float[Tensor, "lens"]:
-    """The solver's lens vector of a camera (tangential distortion is left out, unequal focal lengths are averaged)."""
+    """The solver's lens vector of a camera (unequal focal lengths are averaged)."""
     side = max(camera.width, camera.height)
     focal = math.sqrt(camera.fx * camera.fy) / side
     cx, cy = (camera.cx - camera.width / 2) / side, (camera.cy - camera.height / 2) / side
-    return torch.tensor([math.log(focal), cx, cy, camera.k1, camera.k2], dtype=torch.float64)
+    return torch.tensor([math.log(focal), cx, cy, *camera.distortion], dtype=torch.float64)
 
 
 def camera_from_lens(lens: Float[Tensor, "lens"], width: int, height: int) -> Camera:
     """The camera of a lens vector for images of `width` x `height` px."""
     side = max(width, height)
-    log_focal, cx, cy, k1, k2 = lens.tolist()
+    log_focal, cx, cy, *distortion = lens.tolist()
     focal = math.exp(log_focal) * side
-    return Camera(width, height, focal, focal, width / 2 + cx * side, height / 2 + cy * side, k1, k2)
+    return Camera(width, height, focal, focal, width / 2 + cx * side, height / 2 + cy * side, *distortion)
 
 
 def centred_pixels(pixels: Float[Tensor, "*batch 2"], width: int, height: int) -> Float[Tensor, "*batch 2"]:
@@ -45,24 +46,22 @@ def centred_pixels(pixels: Float[Tensor, "*batch 2"], width: int, height: int) -
 
 
 def rays(pixels: Float[Tensor, "*batch 2 points"], lens: Float[Tensor, "lens"]) -> Float[Tensor, "*batch 2 points"]:
-    """Ray directions (x/z, y/z) through centred pixels."""
+    """Ray directions (x/z, y/z) through centred pixels; the distortion is inverted by Newton's method."""
     distorted = (pixels - lens[1:3, None]) / lens[0].exp()
-    if not bool((lens[3:5] != 0).any()):
+    if not bool((lens[3:] != 0).any()):
         return distorted
-    radius_distorted = distorted.norm(dim=-2, keepdim=True)
-    radius = radius_distorted
+    ray = distorted
     for _ in range(NEWTON_STEPS):
-        r2 = radius * radius
-        value = radius * (1 + r2 * (lens[3] + r2 * lens[4]))
-        slope = (1 + r2 * (3 * lens[3] + 5 * r2 * lens[4])).clamp(min=MIN_SLOPE)
-        radius = radius - (value - radius_distorted) / slope
-    return distorted * (radius / radius_distorted.clamp(min=1e-12))
+        (a, b), (_, d) = (row.unbind(-2) for row in _distortion_jacobian(ray, lens).unbind(-3))
+        determinant = (a * d - b * b).clamp(min=MIN_SLOPE**2)
+        x, y = (_distort(ray, lens) - distorted).unbind(-2)
+        ray = ray - torch.stack([(d * x - b * y) / determinant, (a * y - b * x) / determinant], dim=-2)
+    return ray
 
 
 def project(ray: Float[Tensor, "*batch 2 points"], lens: Float[Tensor, "lens"]) -> Float[Tensor, "*batch 2 points"]:
     """Centred pixels of rays (x/z, y/z)."""
-    r2 = (ray * ray).sum(-2, keepdim=True)
-    return ray * ((1 + r2 * (lens[3] + r2 * lens[4])) * lens[0].exp()) + lens[1:3, None]
+    return _distort(ray, lens) * lens[0].exp() + lens[1:3, None]
 
 
 def project_jacobians(
@@ -72,13 +71,9 @@ def project_jacobians(
 ]:
     """Centred pixels of rays, with derivatives by the ray (indexed [ray, pixel]) and by the lens (at a fixed ray)."""
     focal = lens[0].exp()
-    r2 = (ray * ray).sum(-2, keepdim=True)
-    pixel = ray * ((1 + r2 * (lens[3] + r2 * lens[4])) * focal)
+    pixel = _distort(ray, lens) * focal
     by_ray = _distortion_jacobian(ray, lens) * focal
-    by_lens = None
-    if with_lens:
-        radial = ray * (r2 * focal)
-        by_lens = _lens_columns(pixel, radial, radial * r2)
+    by_lens = _lens_columns(pixel, ray, focal) if with_lens else None
     return pixel + lens[1:3, None], by_ray, by_lens
 
 
@@ -91,9 +86,7 @@ def ray_lens_jacobian(
     ray) / f.
     """
     focal = lens[0].exp()
-    r2 = (ray * ray).sum(-2, keepdim=True)
-    radial = ray * r2
-    columns = _lens_columns((pixels - lens[1:3, None]) / focal, radial, radial * r2)
+    columns = _lens_columns((pixels - lens[1:3, None]) / focal, ray, torch.ones_like(focal))
     columns[..., 1:3, :, :] /= focal
     jacobian = _distortion_jacobian(ray, lens)
     (a, b), (c, d) = (row.unbind(-2) for row in jacobian.unbind(-3))
@@ -104,23 +97,45 @@ def ray_lens_jacobian(
     return torch.stack([(b * y - d * x) / determinant, (c * x - a * y) / determinant], dim=-2)
 
 
+def _distort(ray: Float[Tensor, "*batch 2 points"], lens: Float[Tensor, "lens"]) -> Float[Tensor, "*batch 2 points"]:
+    """OPENCV distortion of normalised coordinates."""
+    x, y = ray[..., :1, :], ray[..., 1:, :]
+    r2 = x * x + y * y
+    radial = ray * (1 + r2 * (lens[3] + r2 * lens[4]))
+    cross = 2 * x * y
+    p1, p2 = lens[5], lens[6]
+    return radial + torch.cat([p1 * cross + p2 * (r2 + 2 * x * x), p2 * cross + p1 * (r2 + 2 * y * y)], dim=-2)
+
+
 def _distortion_jacobian(ray: Tensor, lens: Tensor) -> Float[Tensor, "*batch 2 2 points"]:
-    """Derivative of the radial distortion by the ray; symmetric."""
-    r2 = (ray * ray).sum(-2, keepdim=True)
+    """Derivative of the distortion by the ray; symmetric."""
+    x, y = ray.unbind(-2)
+    r2 = x * x + y * y
     radial = 1 + r2 * (lens[3] + r2 * lens[4])
     slope = 2 * (lens[3] + 2 * lens[4] * r2)
-    outer = ray[..., :, None, :] * ray[..., None, :, :] * slope[..., None, :]
-    outer[..., 0, 0, :] += radial[..., 0, :]
-    outer[..., 1, 1, :] += radial[..., 0, :]
-    return outer
+    p1, p2 = lens[5], lens[6]
+    out = ray.new_empty(*ray.shape[:-2], 2, 2, ray.shape[-1])
+    out[..., 0, 0, :] = radial + slope * x * x + 2 * p1 * y + 6 * p2 * x
+    out[..., 1, 1, :] = radial + slope * y * y + 6 * p1 * y + 2 * p2 * x
+    out[..., 0, 1, :] = slope * x * y + 2 * p1 * x + 2 * p2 * y
+    out[..., 1, 0, :] = out[..., 0, 1, :]
+    return out
 
 
-def _lens_columns(by_log_focal: Tensor, by_k1: Tensor, by_k2: Tensor) -> Float[Tensor, "*batch lens 2 points"]:
-    """Stack the derivatives by (log f, cx, cy, k1, k2)."""
-    out = by_log_focal.new_zeros(*by_log_focal.shape[:-2], LENS_SIZE, *by_log_focal.shape[-2:])
+def _lens_columns(
+    by_log_focal: Float[Tensor, "*batch 2 points"], ray: Float[Tensor, "*batch 2 points"], focal: Float[Tensor, ""]
+) -> Float[Tensor, "*batch lens 2 points"]:
+    """The derivatives of a ray's pixel by (log f, cx, cy, k1, k2, p1, p2)."""
+    x, y = ray.unbind(-2)
+    r2 = x * x + y * y
+    out = ray.new_zeros(*ray.shape[:-2], LENS_SIZE, 2, ray.shape[-1])
     out[..., 0, :, :] = by_log_focal
     out[..., 1, 0, :] = 1
     out[..., 2, 1, :] = 1
-    out[..., 3, :, :] = by_k1
-    out[..., 4, :, :] = by_k2
+    torch.mul(ray, (r2 * focal)[..., None, :], out=out[..., 3, :, :])
+    torch.mul(out[..., 3, :, :], r2[..., None, :], out=out[..., 4, :, :])
+    cross = 2 * focal * x * y
+    out[..., 5, 0, :] = out[..., 6, 1, :] = cross
+    out[..., 5, 1, :] = focal * (r2 + 2 * y * y)
+    out[..., 6, 0, :] = focal * (r2 + 2 * x * x)
     return out

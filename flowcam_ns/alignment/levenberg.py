@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowcam_ns.alignment import normal_equations
+from flowcam_ns.alignment.chunks import over_chunks
 from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.linearize import residuals
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
@@ -104,8 +105,12 @@ def minimize(
 
 def robust_cost_at(problem: FlowProblem, state: FlowState, scale: float) -> float:
     """The robust cost of a state, without any prior."""
-    residual, valid = residuals(problem, state)
-    return float(robust_cost(problem.confidence, residual, valid, scale)[0])
+
+    def cost(chunk: FlowProblem, part: FlowState) -> float:
+        residual, valid = residuals(chunk, part)
+        return float(robust_cost(chunk.confidence, residual, valid, scale)[0])
+
+    return sum(over_chunks(problem, state, cost))
 
 
 def _apply(state: FlowState, step: Tensor, depth_step: Tensor) -> FlowState | None:

@@ -30,7 +30,7 @@ GOOD = 0.3
 def neighbour_motion(
     store: FlowStore, points: Float32[np.ndarray, "frames points 2"], progress: Callable[[int, int], None] | None = None
 ) -> tuple[Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
-    """Median apparent motion (share of the long side) and share of trustworthy flow, for each step between neighbours."""
+    """Median apparent motion (share of the long side) and share of trustworthy flow, for each pair of neighbours."""
     pairs = [(i, i + 1) for i in range(len(store) - 1)]
     store.compute(pairs, progress)
     targets, confidence = store.sample(pairs, points)

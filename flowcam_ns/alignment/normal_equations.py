@@ -8,7 +8,7 @@ block-sparse (its memory grows with the frames, not with their square) and is fa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse
@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flowcam_ns.alignment.chunks import over_chunks
 from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.linearize import COLUMNS, DEPTH, LENS, RESIDUAL, SOURCE, TARGET, linearize
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
@@ -26,8 +27,6 @@ POSE_SIZE = 6
 DENSE_FRAMES = 250
 """Up to so many frames the reduced system is solved as a dense matrix."""
 TINY = 1e-12
-CHUNK_ELEMENTS = 1_000_000
-"""Derivatives held at once: 8 MB in float64."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +53,18 @@ def build(
 
     Rows are taken a few at a time, so that the derivatives stay in the processor's cache and memory stays bounded.
     """
-    rows, slots, points = problem.confidence.shape
-    step = max(1, CHUNK_ELEMENTS // (slots * COLUMNS * 2 * points))
-    parts: list[tuple[Tensor, ...]] = []
-    cost = problem.points.new_zeros(())
-    for first in range(0, rows, step):
-        chunk = problem if step >= rows else problem.rows(torch.arange(first, min(first + step, rows)))
-        part = state if step >= rows else replace(state, inverse_depth=state.inverse_depth[first : first + step])
+
+    def accumulate(chunk: FlowProblem, part: FlowState) -> tuple[Tensor, ...]:
         linearization, valid = linearize(chunk, part, with_lens)
-        chunk_cost, weights = robust_cost(chunk.confidence, linearization[:, :, RESIDUAL], valid, scale)
-        cost = cost + chunk_cost
-        parts.append(_accumulate(linearization, weights))
-    camera, gradient, coupling, depth, depth_gradient = (
-        torch.cat(items).double() for items in zip(*parts, strict=True)
-    )
+        cost, weights = robust_cost(chunk.confidence, linearization[:, :, RESIDUAL], valid, scale)
+        return cost.double(), *_accumulate(linearization, weights)
+
+    cost, *parts = zip(*over_chunks(problem, state, accumulate), strict=True)
+    camera, gradient, coupling, depth, depth_gradient = (torch.cat(items).double() for items in parts)
     frames = len(state.c2w)
     columns = _columns(problem, frames)
     size = POSE_SIZE * frames + LENS_SIZE
-    return NormalEquations(camera, gradient, coupling, depth, depth_gradient, columns, size), cost
+    return NormalEquations(camera, gradient, coupling, depth, depth_gradient, columns, size), torch.stack(cost).sum()
 
 
 def _accumulate(

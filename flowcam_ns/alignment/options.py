@@ -22,7 +22,7 @@ class AlignmentOptions:
     point_spacing: int = 16
     """Distance, in px of the flow images, of the points whose depths are solved for."""
     refine_distortion: bool = True
-    """Solve for radial distortion (k1, k2)."""
+    """Solve for lens distortion (k1, k2, p1, p2)."""
     refine_principal_point: bool = True
     """Solve for the principal point where the video can tell it."""
     device: str = "cpu"

@@ -9,13 +9,14 @@ import torch
 
 from flowcam_ns.alignment.bootstrap import PIXEL, LensBelief
 from flowcam_ns.alignment.depths import triangulate
+from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.levenberg import Solution, minimize, robust_cost_at
 from flowcam_ns.alignment.linearize import residuals
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.geometry import se3
 
-ALL_OF_LENS = (True, True, True, True, True)
-LENS_STAGES = ((True, False, False, False, False), ALL_OF_LENS)
+ALL_OF_LENS = (True,) * LENS_SIZE
+LENS_STAGES = ((True, *[False] * (LENS_SIZE - 1)), ALL_OF_LENS)
 """The focal length alone while the trajectory is still rough, then all of the lens."""
 
 

@@ -1,0 +1,62 @@
+"""Work over the rows of a problem in pieces that fit the processor's cache, on all its cores.
+
+Torch's own threads split every single operation, which costs more than it saves on tensors of this size and stalls
+when the machine is busy; whole pieces side by side do not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from typing import TypeVar
+
+import torch
+
+from flowcam_ns.alignment.linearize import COLUMNS
+from flowcam_ns.alignment.problem import FlowProblem, FlowState
+
+CHUNK_ELEMENTS = 500_000
+"""Derivatives in one piece: 2 MB in float32."""
+GPU_CHUNK_ELEMENTS = 200_000_000
+"""On a GPU pieces only bound the memory."""
+MAX_WORKERS = 4
+
+Result = TypeVar("Result")
+
+
+def over_chunks(
+    problem: FlowProblem, state: FlowState, work: Callable[[FlowProblem, FlowState], Result]
+) -> list[Result]:
+    """`work` on pieces of some rows each (all poses, the rows' own depths), in order."""
+    rows, slots, points = problem.confidence.shape
+    on_cpu = problem.points.device.type == "cpu"
+    step = max(1, (CHUNK_ELEMENTS if on_cpu else GPU_CHUNK_ELEMENTS) // max(1, slots * COLUMNS * 2 * points))
+    if step >= rows:
+        return [work(problem, state)]
+
+    def piece(first: int) -> Result:
+        which = torch.arange(first, min(first + step, rows), device=problem.sources.device)
+        return work(problem.rows(which), replace(state, inverse_depth=state.inverse_depth[first : first + step]))
+
+    starts = range(0, rows, step)
+    return list(_pool().map(piece, starts)) if on_cpu else [piece(first) for first in starts]
+
+
+@contextmanager
+def single_torch_thread() -> Iterator[None]:
+    """Keep torch from splitting operations inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(MAX_WORKERS, os.cpu_count() or 1), thread_name_prefix="solver")
