@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import tyro
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from _benchmark.machine import describe_machine
 from _benchmark.tables import Row, Section, write_report
@@ -28,6 +29,7 @@ from flowcam_ns.model.blend_field import BlendField, BlendFieldConfig
 from flowcam_ns.model.blend_training import camera_rays, training_step
 from flowcam_ns.model.image_scores import ImageScores, nearest_frame_copy
 from flowcam_ns.model.scene import ContextScene
+from flowcam_ns.synthetic.clip import make_clip
 from flowcam_ns.video.frames import Frames
 from flowcam_ns.video.load import load_frames
 from flowcam_ns.video.options import FrameOptions
@@ -49,10 +51,14 @@ class Options:
     """Wall-clock of training per sequence."""
     poses: Literal["estimated", "truth"] = "estimated"
     """Cameras from our own bundle adjustment, or the true ones (to tell pose errors from field errors)."""
+    motions: tuple[str, ...] = ("orbit", "forward", "walk")
+    """Synthetic motions whose dense depth is scored against the truth."""
 
 
 def main(options: Options) -> None:
     """One row for each sequence and method; what is measured is on disk before the next sequence starts."""
+    depths = depth_section(options.motions)
+    print(depths.markdown(), flush=True)
     section = Section(f"Held-out views at {options.size} px, {options.poses} poses")
     section.notes.append(
         "Depth warp: the two nearest frames, warped by our depths and blended, no training. Seconds: from decoded "
@@ -64,8 +70,25 @@ def main(options: Options) -> None:
             options.data / name, FrameOptions(max_size=options.size, end_frame=int(count) - 1 if count else None)
         )
         section.rows.extend(measure(name, frames, options))
-        write_report(options.output_dir, describe_machine(), [section])
+        write_report(options.output_dir, describe_machine(), [depths, section])
         print(section.markdown(), flush=True)
+
+
+def depth_section(motions: tuple[str, ...]) -> Section:
+    """Relative error of dense inverse depth, estimated flow and true cameras, 24 frames at 480 x 270."""
+    section = Section("Dense depth of the synthetic scene (true cameras, estimated flow)")
+    for motion in motions:
+        clip = make_clip(motion, 0, frames=24, width=480, height=270)
+        usable = torch.ones(len(clip), dtype=torch.bool)
+        usable[held_out_frames(len(clip))] = False
+        c2w, images = torch.from_numpy(clip.c2w), torch.from_numpy(clip.rgb)
+        inverse, _ = dense_inverse_depth(c2w, clip.camera, FlowStore(clip.rgb), usable, images)
+        truth = interpolate(torch.from_numpy(clip.depth)[:, None], size=inverse.shape[1:], mode="nearest")[:, 0]
+        error = (inverse * truth - 1).abs()[usable].numpy() * 100
+        section.rows.append(
+            {"motion": motion, "median error, %": float(np.median(error)), "p90, %": float(np.quantile(error, 0.9))}
+        )
+    return section
 
 
 def measure(name: str, frames: Frames, options: Options) -> list[Row]:
