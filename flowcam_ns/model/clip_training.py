@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flowcam_ns.geometry import se3
 from flowcam_ns.model import scene_flow
 from flowcam_ns.model.clip import Clip
 from flowcam_ns.model.flowcam_network import FlowCamNetwork, NetworkOutput
 from flowcam_ns.model.losses import NetworkLossConfig, clip_losses
+
+ADAM_BETAS = (0.9, 0.99)
+MAX_GRADIENT_NORM = 1.0
 
 
 @dataclass
@@ -40,6 +46,28 @@ class NetworkVideo:
 
 
 @dataclass
+class ClipTrainingConfig:
+    """How the network is trained on one video."""
+
+    steps: int = 400
+    """Optimisation steps."""
+    clip_length: int = 6
+    """Neighbouring frames in a clip."""
+    context_rays: int = 192
+    """Pixels of each frame where surfaces, poses and flow are computed."""
+    target_rays: int = 64
+    """Pixels of each frame that are re-rendered from other frames; 0 leaves re-rendering out."""
+    learning_rate: float = 2.5e-3
+    """Peak learning rate of Adam."""
+    final_learning_rate: float = 0.03
+    """Share of the learning rate that is left at the end (cosine decay)."""
+    warmup_steps: int = 20
+    """Steps over which the learning rate rises."""
+    losses: NetworkLossConfig = field(default_factory=NetworkLossConfig)
+    """Weights and kinds of the losses."""
+
+
+@dataclass
 class ClipBatch:
     """A clip and the pixels (row-major indices) that are looked at in each of its frames."""
 
@@ -50,23 +78,17 @@ class ClipBatch:
     """Where frames are re-rendered."""
 
 
-def sample_clip(
-    video: NetworkVideo,
-    length: int,
-    num_context_rays: int,
-    num_target_rays: int,
-    generator: torch.Generator | None = None,
-) -> ClipBatch:
-    """A clip of `length` frames (all, if there are fewer) from a random start, at random pixels; repeatable by seed."""
+def sample_clip(video: NetworkVideo, config: ClipTrainingConfig, generator: torch.Generator | None = None) -> ClipBatch:
+    """A clip (of all frames, if there are fewer) from a random start, at random pixels; repeatable by seed."""
     count = len(video.frames)
-    length = min(length, count)
+    length = min(config.clip_length, count)
     start = int(torch.randint(count - length + 1, (1,), generator=generator))
     pixels = video.frames.shape[-2] * video.frames.shape[-1]
 
     def rays(number: int) -> Tensor:
         return torch.randperm(pixels, generator=generator)[:number].to(video.frames.device)
 
-    return ClipBatch(video.clip(start, length), rays(num_context_rays), rays(num_target_rays))
+    return ClipBatch(video.clip(start, length), rays(config.context_rays), rays(config.target_rays))
 
 
 def network_losses(
@@ -77,9 +99,40 @@ def network_losses(
     return clip_losses(output, batch.clip, batch.context_rays, batch.target_rays, config), output
 
 
+def learning_rate_share(step: int, config: ClipTrainingConfig) -> float:
+    """Share of the peak learning rate at a step: a short rise, then a cosine down."""
+    rise = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    progress = min(1.0, step / max(config.steps, 1))
+    low = config.final_learning_rate
+    return rise * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def fit_network(
+    network: FlowCamNetwork,
+    video: NetworkVideo,
+    config: ClipTrainingConfig,
+    seed: int = 0,
+    report: Callable[[int, dict[str, float]], None] | None = None,
+) -> None:
+    """Train the network on one video, in place; `report` gets every step's number and losses."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=ADAM_BETAS)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, config))
+    generator = torch.Generator().manual_seed(seed)
+    network.train()
+    for step in range(config.steps):
+        losses, _ = network_losses(network, sample_clip(video, config, generator), config.losses)
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
+        optimizer.step()
+        schedule.step()
+        if report is not None:
+            report(step, {name: float(loss.detach()) for name, loss in losses.items()})
+
+
 @torch.no_grad()
 def relative_poses_of_video(
-    network: FlowCamNetwork, video: NetworkVideo, stride: int = 2, window: int = 16
+    network: FlowCamNetwork, video: NetworkVideo, stride: int = 3, window: int = 16
 ) -> Float[Tensor, "pairs 4 4"]:
     """T(t <- t + 1) of all neighbours, from every `stride`-th row and column, `window` frames at a time.
 
@@ -101,11 +154,9 @@ def relative_poses_of_video(
 
 def chain_poses(relative: Float[Tensor, "pairs 4 4"]) -> Float[Tensor, "frames 4 4"]:
     """Camera-to-world of all frames in the first one's camera, float64, rotations kept orthonormal."""
-    from flowcam_ns.geometry import se3
-
     return scene_flow.chain(se3.orthonormalized(relative.double())[None])[0]
 
 
-def network_poses(network: FlowCamNetwork, video: NetworkVideo, stride: int = 2) -> Float[Tensor, "frames 4 4"]:
+def network_poses(network: FlowCamNetwork, video: NetworkVideo, stride: int = 3) -> Float[Tensor, "frames 4 4"]:
     """The network's own trajectory of a video: chained camera-to-world poses (OpenCV axes), frame 0 at the identity."""
     return chain_poses(relative_poses_of_video(network, video, stride))

@@ -10,7 +10,7 @@ from torch import Tensor
 from flowcam_ns.geometry import se3
 from flowcam_ns.model import scene_flow
 from flowcam_ns.model.clip import Clip
-from flowcam_ns.model.motion import MotionOutput
+from flowcam_ns.model.motion import Matches, MotionOutput
 
 PUBLISHED_WEIGHT = 6000.0
 PUBLISHED_CLAMP = 0.2
@@ -21,8 +21,8 @@ FAR_OFF = 0.5
 
 def published_flow_loss(motion: MotionOutput) -> Float[Tensor, ""]:
     """6000 times the mean squared flow error, both flows clamped, all rays included; without the outer limit."""
-    clamped = (flow.clamp(-PUBLISHED_CLAMP, PUBLISHED_CLAMP) for flow in (motion.flow_from_pose, motion.flow))
-    return F.mse_loss(*clamped) * PUBLISHED_WEIGHT
+    induced = motion.flow_from_pose.clamp(-PUBLISHED_CLAMP, PUBLISHED_CLAMP)
+    return F.mse_loss(induced, motion.flow.clamp(-PUBLISHED_CLAMP, PUBLISHED_CLAMP)) * PUBLISHED_WEIGHT
 
 
 def soft_flow_loss(motion: MotionOutput, clip: Clip, softness: float) -> Float[Tensor, ""]:
@@ -30,13 +30,19 @@ def soft_flow_loss(motion: MotionOutput, clip: Clip, softness: float) -> Float[T
 
     The motion must carry the later frame's surfaces to where the flow ends, and its inverse the earlier frame's back.
     """
-    K_earlier = clip.intrinsics[:, :-1]
-    back = scene_flow.pose_induced_flow(
-        motion.partner_surfaces, se3.inverse(motion.relative), K_earlier, motion.uv + motion.flow
-    )
-    lengths = soft_length(torch.stack([motion.flow_from_pose - motion.flow, back + motion.flow]), softness)
-    weights = torch.ones_like(motion.weights) if motion.flow_confidence is None else motion.flow_confidence
-    return weighted_mean(lengths, weights[..., 0])
+    return flow_loss_of_motion(motion, clip, motion.relative, softness)
+
+
+def flow_loss_of_motion(
+    matches: Matches, clip: Clip, relative: Float[Tensor, "batch pairs 4 4"], softness: float
+) -> Float[Tensor, ""]:
+    """`soft_flow_loss` for any motions T(t <- t + 1): what they leave unexplained, given the surfaces."""
+    K = clip.intrinsics
+    there = scene_flow.pose_induced_flow(matches.later, relative, K[:, 1:], matches.uv) - matches.flow
+    partner_uv = matches.uv + matches.flow
+    back = scene_flow.pose_induced_flow(matches.partner_surfaces, se3.inverse(relative), K[:, :-1], partner_uv)
+    weights = torch.ones_like(matches.weights) if matches.flow_confidence is None else matches.flow_confidence
+    return weighted_mean(soft_length(torch.stack([there, back + matches.flow]), softness), weights[..., 0])
 
 
 def wide_flow_loss(motion: MotionOutput, clip: Clip, gaps: tuple[int, ...], softness: float) -> Float[Tensor, ""]:
@@ -81,7 +87,7 @@ def chained_flow(
 
 
 def soft_length(residual: Float[Tensor, "*batch 2"], softness: float) -> Float[Tensor, "*batch"]:
-    """Length of a flow error: quadratic below `softness`, then linear, level beyond `FAR_OFF` (fractions of the image)."""
+    """Length of a flow error: quadratic below `softness`, then linear, level beyond `FAR_OFF` (image fractions)."""
     length = softness * (torch.sqrt(1 + residual.square().sum(-1) / softness**2) - 1)
     return FAR_OFF * torch.tanh(length / FAR_OFF)
 
