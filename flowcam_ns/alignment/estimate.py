@@ -26,7 +26,7 @@ from flowcam_ns.alignment.parallax import fit_rotation, only_turns
 from flowcam_ns.alignment.problem import FlowProblem
 from flowcam_ns.alignment.refine import ALL_OF_LENS, refine_all, retriangulate
 from flowcam_ns.alignment.result import Alignment
-from flowcam_ns.alignment.segments import segment_problem, solve_segments, unposed_reasons
+from flowcam_ns.alignment.segments import MIN_FRAMES, segment_problem, solve_segments, unposed_reasons
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.flow.cache import FlowCache
 from flowcam_ns.flow.estimator import make_estimator
@@ -82,8 +82,8 @@ def _estimate(
 ) -> Alignment:
     if not isinstance(frames, Frames):
         frames = load_frames(frames)
-    if len(frames) < 2:
-        raise FlowCamError(f"{frames.name}: poses need at least two frames, and here is {len(frames)}.")
+    if len(frames) < MIN_FRAMES:
+        raise FlowCamError(f"{frames.name}: poses need at least {MIN_FRAMES} frames, and here are {len(frames)}.")
     report = progress or (lambda _stage, _done, _c2w: None)
     watch = Stopwatch()
     store = flow or _flow_store(frames, options)
