@@ -1,0 +1,170 @@
+"""The nerfstudio model over a known scene: views, checkpoints, and what no frame may lend itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.scene_box import SceneBox
+
+from flowcam_ns.data.frame_source import SharedFrames
+from flowcam_ns.geometry.se3 import opencv_to_opengl
+from flowcam_ns.model.camera_optimizer import EstimatedCameras
+from flowcam_ns.model.flowcam_model import FlowCamModel, FlowCamModelConfig
+from flowcam_ns.model.image_scores import nearest_frame_copy
+from flowcam_ns.model.view_outputs import induced_flow, normals_from_depth_map, pose_of_rays
+from flowcam_ns.synthetic.clip import SyntheticClip, make_clip
+
+COUNT, WIDTH, HEIGHT = 10, 96, 64
+HELD_OUT = [3, 6]
+OUTPUTS = {"rgb": 3, "depth": 1, "accumulation": 1, "confidence": 1, "flow": 3, "normals": 3}
+
+
+@pytest.fixture(scope="module")
+def clip() -> SyntheticClip:
+    return make_clip("orbit", seed=1, frames=COUNT, width=WIDTH, height=HEIGHT)
+
+
+def new_model(clip: SyntheticClip) -> FlowCamModel:
+    metadata = {
+        "frames": SharedFrames(clip.to_frames()),
+        "frame_count": COUNT,
+        "held_out": HELD_OUT,
+        "render_size": (WIDTH, HEIGHT),
+    }
+    box = SceneBox(aabb=torch.tensor([[-1.0] * 3, [1.0] * 3]))
+    config = FlowCamModelConfig(eval_num_rays_per_chunk=WIDTH * 20)
+    return FlowCamModel(config, scene_box=box, num_train_data=COUNT, metadata=metadata, device="cpu").eval()
+
+
+@pytest.fixture(scope="module")
+def model(clip: SyntheticClip) -> FlowCamModel:
+    model = new_model(clip)
+    cameras = EstimatedCameras(torch.from_numpy(clip.c2w), clip.camera, torch.ones(COUNT, dtype=torch.bool))
+    inverse_depth = 1 / torch.from_numpy(clip.depth)
+    model.adopt(cameras, inverse_depth, torch.ones_like(inverse_depth))
+    return model
+
+
+def camera_of(clip: SyntheticClip, frame: int, named: bool) -> Cameras:
+    lens = clip.camera
+    return Cameras(
+        camera_to_worlds=opencv_to_opengl(torch.from_numpy(clip.c2w[frame : frame + 1, :3])).float(),
+        fx=torch.tensor([[lens.fx]]), fy=torch.tensor([[lens.fy]]),
+        cx=torch.tensor([[lens.cx]]), cy=torch.tensor([[lens.cy]]),
+        width=torch.tensor([[WIDTH]]), height=torch.tensor([[HEIGHT]]),
+        camera_type=torch.tensor([[CameraType.PERSPECTIVE.value]]),
+        metadata={"frame_index": torch.tensor([[frame]])} if named else None,
+    )  # fmt: skip
+
+
+def test_before_poses_are_known_every_output_is_there_and_blank(clip: SyntheticClip) -> None:
+    outputs = new_model(clip).get_outputs_for_camera(camera_of(clip, 3, named=True))
+    assert {name: value.shape[-1] for name, value in outputs.items()} == OUTPUTS
+    assert float(outputs["rgb"].std()) == 0
+
+
+def test_a_held_out_frame_is_rendered_from_the_others(clip: SyntheticClip, model: FlowCamModel) -> None:
+    outputs = model.get_outputs_for_camera(camera_of(clip, 3, named=True))
+    assert {name: value.shape for name, value in outputs.items()} == {
+        name: (HEIGHT, WIDTH, channels) for name, channels in OUTPUTS.items()
+    }
+    truth = torch.from_numpy(clip.rgb[3]).float() / 255
+    scores, images = model.get_image_metrics_and_images(outputs, {"image": truth, "frame_index": torch.tensor(3)})
+    assert scores["psnr"] > scores["nearest_psnr"] + 3
+    assert all(image.shape[-1] == 3 for image in images.values())
+    rays = torch.nn.functional.normalize(clip_rays(clip), dim=-1)
+    depth = torch.from_numpy(clip.depth[3]) / rays[..., 2]
+    error = (outputs["depth"][..., 0] / depth - 1).abs()
+    assert float(error.median()) < 0.04
+
+
+def clip_rays(clip: SyntheticClip) -> torch.Tensor:
+    y, x = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
+    return clip.camera.unproject(torch.stack([x, y], dim=-1) + 0.5)
+
+
+def test_bands_leave_no_seams(clip: SyntheticClip, model: FlowCamModel) -> None:
+    camera = camera_of(clip, 6, named=False)
+    banded = model.get_outputs_for_camera(camera)
+    whole_config, model.config = model.config, dataclasses.replace(model.config, eval_num_rays_per_chunk=10**6)
+    whole = model.get_outputs_for_camera(camera)
+    model.config = whole_config
+    for name in OUTPUTS:
+        assert torch.allclose(banded[name], whole[name], atol=1e-4), name
+
+
+def test_a_training_frame_never_lends_itself_colour(clip: SyntheticClip) -> None:
+    """With its own picture painted over, a frame's rendering stays the same."""
+    painted = dataclasses.replace(clip, rgb=clip.rgb.copy())
+    painted.rgb[5] = 255
+    renders = []
+    for source in (clip, painted):
+        model = new_model(source)
+        cameras = EstimatedCameras(torch.from_numpy(clip.c2w), clip.camera, torch.ones(COUNT, dtype=torch.bool))
+        inverse_depth = 1 / torch.from_numpy(clip.depth)
+        model.adopt(cameras, inverse_depth, torch.ones_like(inverse_depth))
+        renders.append(model.get_outputs_for_camera(camera_of(clip, 5, named=True))["rgb"])
+    assert torch.equal(*renders)
+
+
+def test_nearest_copy_is_a_neighbour_that_may_be_used(clip: SyntheticClip, model: FlowCamModel) -> None:
+    scene = model.field.scene
+    assert scene is not None
+    assert torch.equal(nearest_frame_copy(scene, 3), torch.from_numpy(clip.rgb[2]).float() / 255)
+    assert torch.equal(nearest_frame_copy(scene, 5), torch.from_numpy(clip.rgb[4]).float() / 255)
+
+
+def test_checkpoint_brings_back_the_same_view(clip: SyntheticClip, model: FlowCamModel) -> None:
+    stored = io.BytesIO()
+    torch.save(model.state_dict(), stored)
+    stored.seek(0)
+    restored = new_model(clip)
+    assert not restored.camera_optimizer.is_solved
+    restored.load_state_dict(torch.load(stored, weights_only=True))
+    assert restored.camera_optimizer.is_solved
+    restored.rebuild_scene()
+    camera = camera_of(clip, 3, named=True)
+    first, second = (m.get_outputs_for_camera(camera)["rgb"] for m in (model, restored))
+    assert torch.equal(first, second)
+    assert restored.camera_optimizer.cameras().camera == clip.camera
+
+
+def test_camera_optimizer_leaves_baked_cameras_alone(clip: SyntheticClip, model: FlowCamModel) -> None:
+    optimizer = model.camera_optimizer
+    assert torch.equal(optimizer(torch.tensor([0, 5])), torch.eye(4)[:3].repeat(2, 1, 1))
+    camera = camera_of(clip, 2, named=True)
+    assert torch.equal(optimizer.apply_to_camera(camera), camera.camera_to_worlds)
+
+
+def test_pose_of_rays_is_the_camera_that_cast_them(clip: SyntheticClip) -> None:
+    pose = torch.from_numpy(clip.c2w[4])
+    directions = torch.nn.functional.normalize(clip_rays(clip).double(), dim=-1) @ pose[:3, :3].T
+    found = pose_of_rays(pose[:3, 3].expand_as(directions), directions)
+    assert torch.allclose(found, pose, atol=0.02)
+
+
+def test_induced_flow_is_the_true_flow(clip: SyntheticClip) -> None:
+    here, there = torch.from_numpy(clip.c2w[2]), torch.from_numpy(clip.c2w[4])
+    points = clip_rays(clip).double() * torch.from_numpy(clip.depth[2])[..., None]
+    world = (points @ here[:3, :3].T + here[:3, 3]).reshape(-1, 3)
+    flow = induced_flow(world, here, there, clip.camera).reshape(HEIGHT, WIDTH, 2)
+    truth, _ = clip.flow(2, 4)
+    assert np.abs(flow.numpy() - truth).max() < 0.01
+    behind = here[:3, 3] - here[:3, 2]
+    assert torch.equal(induced_flow(behind[None], here, there, clip.camera), torch.zeros(1, 2, dtype=torch.float64))
+
+
+def test_normals_of_a_plane(clip: SyntheticClip) -> None:
+    """Depths of the plane n x = d in the camera's frame give n, turned towards the camera and into the world."""
+    normal = torch.nn.functional.normalize(torch.tensor([0.3, -0.4, -1.0]), dim=0)
+    rays = clip_rays(clip).float()
+    depth = -2.0 / (rays @ normal)
+    c2w = torch.from_numpy(clip.c2w[1]).float()
+    points = ((rays * depth[..., None])[8:-8, 8:-8].reshape(-1, 3)) @ c2w[:3, :3].T + c2w[:3, 3]
+    found = normals_from_depth_map(points, 1 / depth, c2w, clip.camera)
+    assert torch.allclose(found, (c2w[:3, :3] @ normal).expand_as(found), atol=2e-3)

@@ -1,0 +1,104 @@
+"""What the panel tells the viewer: poses, trajectory, status and where to look from."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flowcam_ns.viewer.panel import FlowCamPanel
+
+RATIO = 10.0
+
+
+class Recorder:
+    """Stands for a viser server or client: remembers what was added."""
+
+    def __init__(self) -> None:
+        self.trajectory: np.ndarray | None = None
+        self.on_connect: Any = None
+        self.scene = SimpleNamespace(add_spline_catmull_rom=self._spline)
+        self.gui = SimpleNamespace(add_markdown=lambda text, order: SimpleNamespace(content=text))
+        self.clients: dict[int, Any] = {}
+
+    def atomic(self) -> Any:
+        return nullcontext()
+
+    def on_client_connect(self, callback: Any) -> None:
+        self.on_connect = callback
+
+    def get_clients(self) -> dict[int, Any]:
+        return self.clients
+
+    def _spline(self, name: str, positions: np.ndarray, **style: object) -> None:
+        self.trajectory = positions
+
+
+def fake_viewer(handles: int) -> SimpleNamespace:
+    return SimpleNamespace(
+        viser_server=Recorder(),
+        camera_handles={i: SimpleNamespace(position=None, wxyz=None, visible=True) for i in range(handles)},
+        original_c2w={i: np.eye(4)[:3] for i in range(handles)},
+        control_panel=SimpleNamespace(_max_res=SimpleNamespace(value=512)),
+    )
+
+
+def poses(count: int) -> np.ndarray:
+    c2w = np.tile(np.eye(4), (count, 1, 1))
+    c2w[:, :3, 3] = np.arange(count)[:, None] * [1.0, 2.0, 3.0]
+    return c2w
+
+
+def client() -> SimpleNamespace:
+    return SimpleNamespace(camera=SimpleNamespace(), atomic=nullcontext)
+
+
+def test_without_a_viewer_nothing_happens() -> None:
+    panel = FlowCamPanel()
+    panel.status("text")
+    panel.push_cameras(poses(3), {0: 0})
+    panel.set_start_view(np.eye(4), 1.0, 0.8)
+
+
+def test_frusta_follow_the_frames_of_their_images() -> None:
+    panel, viewer = FlowCamPanel(max_resolution=192), fake_viewer(2)
+    panel._setup(viewer)  # type: ignore[arg-type]
+    assert viewer.control_panel._max_res.value == 192
+    posed = np.array([True, True, True, False])
+    panel.push_cameras(poses(4), {0: 1, 1: 3}, posed)
+    assert viewer.camera_handles[0].position == pytest.approx(RATIO * np.array([1.0, 2.0, 3.0]))
+    assert viewer.camera_handles[0].wxyz == pytest.approx([1, 0, 0, 0])
+    assert [handle.visible for handle in viewer.camera_handles.values()] == [True, False]
+    # nerfstudio redraws from this copy, in its own (OpenGL) axes.
+    assert viewer.original_c2w[0][:, :3] == pytest.approx(np.diag([1.0, -1.0, -1.0]))
+    assert viewer.original_c2w[0][:, 3] == pytest.approx([1.0, 2.0, 3.0])
+    assert viewer.viser_server.trajectory.shape == (3, 3)
+
+
+def test_status_reaches_viewers_that_come_later() -> None:
+    panel, viewer = FlowCamPanel(), fake_viewer(1)
+    panel.status("solving")
+    panel._setup(viewer)  # type: ignore[arg-type]
+    assert panel._markdown.content == "solving"
+    panel.status("training")
+    assert panel._markdown.content == "training"
+
+
+def test_viewers_start_behind_the_first_camera_and_see_the_scene() -> None:
+    panel, viewer = FlowCamPanel(), fake_viewer(1)
+    panel._setup(viewer)  # type: ignore[arg-type]
+    present, later = client(), client()
+    viewer.viser_server.clients = {0: present}
+    c2w = poses(2)[1]  # looks along z
+    panel.set_start_view(c2w, depth=2.0, vertical_fov=0.7)
+    viewer.viser_server.on_connect(later)
+    for one in (present, later):
+        assert one.camera.fov == 0.7
+        assert one.camera.look_at == pytest.approx(RATIO * np.array([1.0, 2.0, 5.0]))
+        assert (RATIO * c2w[:3, 3] - one.camera.position) @ c2w[:3, 2] > -RATIO
+    moved = present.camera.position.copy()
+    panel.set_start_view(np.eye(4), 1.0, 0.7)
+    assert present.camera.position == pytest.approx(moved), "a user who has looked around is left alone"
