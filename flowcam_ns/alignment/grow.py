@@ -49,17 +49,23 @@ def grow(
     limits: tuple[int, int],
     prior: Prior,
     progress: Callable[[Segment], None] | None = None,
+    settle: Callable[[Segment], None] | None = None,
 ) -> Segment:
     """Extend a segment to both sides as far as flow carries, within the frames `limits`.
 
-    Stops on a side where too little flow leads to the next frame, or no pose explains it (a cut).
+    Stops on a side where too little flow leads to the next frame, or no pose explains it (a cut). `settle` is called
+    whenever the segment has doubled, to correct what longer baselines tell better: the focal length above all.
     """
     forward = backward = True
+    settled = segment.stop - segment.start
     while (forward and segment.stop < limits[1]) or (backward and segment.start > limits[0]):
         if forward and segment.stop < limits[1]:
             forward = _extend(problem, segment, segment.stop, prior)
         if backward and segment.start > limits[0]:
             backward = _extend(problem, segment, segment.start - 1, prior)
+        if settle is not None and segment.stop - segment.start >= 2 * settled:
+            settle(segment)
+            settled = segment.stop - segment.start
         if progress is not None:
             progress(segment)
     return segment

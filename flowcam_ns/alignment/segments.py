@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from flowcam_ns.alignment.bootstrap import LensBelief
 from flowcam_ns.alignment.grow import Segment, grow
 from flowcam_ns.alignment.levenberg import Prior
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
+from flowcam_ns.alignment.refine import refine_all
 from flowcam_ns.geometry import se3
 
 MIN_FRAMES = 3
@@ -60,8 +62,15 @@ def _solve_part(
     segment = Segment(start, stop, FlowState(c2w, depth, found.lens))
     if progress is not None:
         progress(segment)
-    # While growing, the lens stays what the first window said; only its own solve and the last one change it.
-    return grow(problem, segment, limits, Prior.none(), progress)
+
+    def settle(part: Segment) -> None:
+        solved = refine_all(*segment_problem(problem, part), belief, scales=(2.0,), iterations=6).state
+        part.state.c2w[part.start : part.stop] = solved.c2w
+        part.state.inverse_depth[part.start : part.stop] = solved.inverse_depth
+        part.state = replace(part.state, lens=solved.lens)
+
+    # Frame by frame the lens stays as it is; `settle` corrects it.
+    return grow(problem, segment, limits, Prior.none(), progress, settle)
 
 
 def first_window(
