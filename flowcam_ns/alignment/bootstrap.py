@@ -25,6 +25,10 @@ PIXEL = 1 / 512
 START_KERNELS = ((64 * PIXEL, 6), (24 * PIXEL, 6), (8 * PIXEL, 8))
 """Robust kernels of the start and their most steps. Nothing is known yet, so all flow must pull at first: under a
 narrow kernel a frame whose picture has moved far counts as one great outlier, and never finds its place."""
+REVERSED_KERNELS = ((64 * PIXEL, 6), (16 * PIXEL, 8))
+"""The same for the poses alone, before a relief that was turned inside out."""
+START_DAMPING = 1.0
+"""The flat start is far from any solution: its first steps must be small."""
 INDEPENDENT = 1000
 """How many independent measurements of the lens a video's flow amounts to, against the prior."""
 LENS_FREE = torch.tensor([True, False, False, False, False, False, False])
@@ -51,37 +55,63 @@ class LensBelief:
 def solve_first_window(problem: FlowProblem, belief: LensBelief) -> Solution:
     """Poses, depths and focal length of a few frames, starting from a camera at rest before a plane at depth 1.
 
-    Several focal lengths are tried; the lowest converged robust cost wins. Frame 0 is the origin.
+    Several focal lengths are tried, each with its relief both ways round; the lowest converged robust cost wins. Frame
+    0 is the origin.
     """
     frames = len(problem.sources)
-    free_poses = torch.arange(frames, device=problem.sources.device) > 0
-    all_depths = torch.ones_like(free_poses)
-    fixed_lens = torch.zeros(LENS_SIZE, dtype=torch.bool, device=problem.sources.device)
-    free_lens = fixed_lens if belief.known else LENS_FREE.to(fixed_lens.device)
+    device = problem.sources.device
+    fixed_lens = torch.zeros(LENS_SIZE, dtype=torch.bool, device=device)
+    held = Free(
+        torch.arange(frames, device=device) > 0, torch.ones(frames, dtype=torch.bool, device=device), fixed_lens
+    )
+    free = held if belief.known else replace(held, lens=LENS_FREE.to(device))
     starts = [belief.mean] if belief.known else [_with_focal(belief.mean, f) for f in FOCAL_STARTS]
-    best: Solution | None = None
-    for lens in starts:
-        state = FlowState(
-            se3.identity(frames, belief.mean),
-            belief.mean.new_ones(frames, problem.points.shape[-1]),
-            lens,
-        )
-        held = Free(free_poses, all_depths, fixed_lens)
-        found = Solution(state, math.inf, 0, 1.0)
-        for scale, iterations in START_KERNELS:
-            found = minimize(
-                problem, found.state, held, scale=scale, prior=Prior.none(), iterations=iterations, damping=1.0
-            )
-        free = Free(free_poses, all_depths, free_lens)
-        for scale, iterations in ((4 * PIXEL, 20), (2 * PIXEL, 15)):
-            prior = belief.prior(robust_cost_at(problem, found.state, scale))
-            found = minimize(
-                problem, found.state, free, scale=scale, prior=prior, iterations=iterations, damping=found.damping
-            )
-        if best is None or found.cost < best.cost:
-            best = found
-    assert best is not None
+    found = [_settle(problem, _best_relief(problem, lens, held), free, belief) for lens in starts]
+    best = min(found, key=lambda solution: solution.cost)
     return replace(best, state=in_front(best.state))
+
+
+def _best_relief(problem: FlowProblem, lens: Float[Tensor, "lens"], held: Free) -> Solution:
+    """The solution under a given lens, from a flat scene; or from the relief of that solution turned inside out.
+
+    A few frames seen from afar look almost the same when near and far are exchanged and the camera turns the other way
+    (the Necker cube). Descent falls into either one; the robust cost tells them apart once both are known.
+    """
+    like = problem.points.new_zeros((), dtype=torch.float64)
+    frames = len(problem.sources)
+    still = se3.identity(frames, like)
+    flat = FlowState(still, like.new_ones(frames, problem.points.shape[-1]), lens)
+    first = _through(problem, flat, held, START_KERNELS, START_DAMPING)
+    middle = float(first.state.inverse_depth.median())
+    # Where the flat start ended behind the cameras, the relief is that of the mirrored solution.
+    depth = first.state.inverse_depth if middle > 0 else -first.state.inverse_depth
+    inside_out = (2 * abs(middle) - depth).clamp(min=0.05 * abs(middle))
+    only_poses = replace(held, depths=torch.zeros_like(held.depths))
+    posed = _through(problem, FlowState(still, inside_out, lens), only_poses, REVERSED_KERNELS)
+    second = _through(problem, posed.state, held, START_KERNELS[-1:])
+    return min(first, second, key=lambda solution: robust_cost_at(problem, solution.state, 4 * PIXEL))
+
+
+def _settle(problem: FlowProblem, found: Solution, free: Free, belief: LensBelief) -> Solution:
+    """The focal length joins in, under narrower kernels."""
+    for scale, iterations in ((4 * PIXEL, 20), (2 * PIXEL, 15)):
+        prior = belief.prior(robust_cost_at(problem, found.state, scale))
+        found = minimize(
+            problem, found.state, free, scale=scale, prior=prior, iterations=iterations, damping=found.damping
+        )
+    return found
+
+
+def _through(
+    problem: FlowProblem, state: FlowState, free: Free, kernels: tuple[tuple[float, int], ...], damping: float = 1e-3
+) -> Solution:
+    """Minimise under robust kernels that narrow, each from the same damping."""
+    found = Solution(state, math.inf, 0, damping)
+    for scale, iterations in kernels:
+        found = minimize(
+            problem, found.state, free, scale=scale, prior=Prior.none(), iterations=iterations, damping=damping
+        )
+    return found
 
 
 def in_front(state: FlowState) -> FlowState:
