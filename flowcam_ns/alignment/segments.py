@@ -18,6 +18,8 @@ from flowcam_ns.geometry import se3
 
 MIN_FRAMES = 3
 """Fewest frames that make a part worth posing."""
+WINDOW_SUPPORT = 0.1
+"""Least share of trustworthy flow at every step of a first window (unrelated pictures match at a few points too)."""
 GOOD_MOTION = 0.06
 """Apparent motion over the first window (share of the long side) beyond which more is not better."""
 
@@ -37,7 +39,10 @@ def solve_segments(
         low, high = todo.pop()
         if high - low < MIN_FRAMES:
             continue
-        segment = _solve_part(problem, motion, support, belief, (low, high), progress)
+        window = first_window(motion, support, (low, high))
+        if window is None:
+            continue
+        segment = _solve_part(problem, window, belief, (low, high), progress)
         segments.append(segment)
         todo += [(low, segment.start), (segment.stop, high)]
     return sorted(segments, key=lambda part: part.start - part.stop)
@@ -45,15 +50,13 @@ def solve_segments(
 
 def _solve_part(
     problem: FlowProblem,
-    motion: Float[np.ndarray, "steps"],
-    support: Float[np.ndarray, "steps"],
+    window: tuple[int, int],
     belief: LensBelief,
     limits: tuple[int, int],
     progress: Callable[[Segment], None] | None,
 ) -> Segment:
-    start, stop = first_window(motion, support, limits)
-    window = problem.window(start, stop)
-    found = bootstrap.solve_first_window(window, belief).state
+    start, stop = window
+    found = bootstrap.solve_first_window(problem.window(start, stop), belief).state
     frames = len(problem.sources)
     c2w = se3.identity(frames, found.c2w)
     c2w[start:stop] = found.c2w
@@ -75,22 +78,25 @@ def _solve_part(
 
 def first_window(
     motion: Float[np.ndarray, "steps"], support: Float[np.ndarray, "steps"], limits: tuple[int, int]
-) -> tuple[int, int]:
-    """The frames [start, stop) to begin with: well-supported flow throughout, and enough motion for parallax."""
+) -> tuple[int, int] | None:
+    """The frames [start, stop) to begin with: well-supported flow throughout, and enough motion for parallax.
+
+    Shorter than usual where no longer run of frames hangs together; None where not even `MIN_FRAMES` do.
+    """
     low, high = limits
-    length = min(bootstrap.WINDOW, high - low)
-    best, best_score = low, -1.0
-    for start in range(low, high - length + 1):
-        steps = slice(start, start + length - 1)
-        weakest, total = (
-            float(support[steps].min()),
-            float(np.where(np.isfinite(motion[steps]), motion[steps], 0).sum()),
-        )
-        # Early windows win ties: the video's first frame is a natural origin.
-        score = weakest * min(total / GOOD_MOTION, 1.0) * (1 - 1e-3 * (start - low) / max(high - low, 1))
-        if score > best_score:
-            best, best_score = start, score
-    return best, best + length
+    for length in range(min(bootstrap.WINDOW, high - low), MIN_FRAMES - 1, -1):
+        best, best_score = None, -1.0
+        for start in range(low, high - length + 1):
+            steps = slice(start, start + length - 1)
+            weakest = float(support[steps].min())
+            total = float(np.where(np.isfinite(motion[steps]), motion[steps], 0).sum())
+            # Early windows win ties: the video's first frame is a natural origin.
+            score = weakest * min(total / GOOD_MOTION, 1.0) * (1 - 1e-3 * (start - low) / (high - low))
+            if weakest >= WINDOW_SUPPORT and score > best_score:
+                best, best_score = start, score
+        if best is not None:
+            return best, best + length
+    return None
 
 
 def segment_problem(problem: FlowProblem, segment: Segment) -> tuple[FlowProblem, FlowState]:

@@ -232,10 +232,21 @@ def test_the_first_window_avoids_weak_flow_and_standstill() -> None:
     support[3] = 0.1
     assert first_window(motion, support, (0, 30)) == (4, 12)
     motion[:15] = 0.0
-    start, stop = first_window(motion, support, (0, 30))
-    assert start >= 10
-    assert stop - start == 8
+    window = first_window(motion, support, (0, 30))
+    assert window is not None
+    assert window[0] >= 10
+    assert window[1] - window[0] == 8
     assert first_window(motion, support, (5, 9)) == (5, 9)
+
+
+def test_between_cuts_the_first_window_is_shorter_and_among_unrelated_pictures_there_is_none() -> None:
+    motion, support = np.full(11, 0.02), np.ones(11)
+    support[[2, 7]] = 0.03
+    assert first_window(motion, support, (0, 12)) == (3, 8)
+    assert first_window(motion, support, (0, 3)) == (0, 3)
+    assert first_window(motion, np.full(11, 0.03), (0, 12)) is None
+    every_other = np.tile([0.2, 0.01], 6)[:11]
+    assert first_window(motion, every_other, (0, 12)) is None
 
 
 def test_a_part_of_a_problem_speaks_of_its_own_frames_only(exact_problem: MakeProblem) -> None:
@@ -253,15 +264,21 @@ def test_a_part_of_a_problem_speaks_of_its_own_frames_only(exact_problem: MakePr
 # All at once
 
 
-def test_all_frames_at_once_settle_on_the_truth_with_the_whole_lens(
-    exact_problem: MakeProblem, outliers: Callable
-) -> None:
+def test_all_frames_at_once_settle_on_the_truth_with_the_whole_lens(exact_problem: MakeProblem) -> None:
     lens = lens_of(0.9, 0.004, -0.003, -0.06, 0.02, 0.001, -0.001)
     problem, truth = exact_problem(frames=FRAMES, points=120, lens=lens)
     start = replace(disturbed(truth), lens=belief(0.8).mean)
+    found = refine_all(problem, start, belief(), scales=(8.0, 2.0, 0.5), iterations=20, tolerance=1e-6).state
+    assert_found(found, truth)
+    assert (found.lens - lens).abs().max() < 1e-3
+    assert median_error(problem, found) < 0.01 * PIXEL
+
+
+def test_a_fifth_of_wrong_flow_hardly_moves_the_whole(exact_problem: MakeProblem, outliers: Callable) -> None:
+    problem, truth = exact_problem(frames=FRAMES, points=120)
+    start = replace(disturbed(truth), lens=belief(0.8).mean)
     found = refine_all(outliers(problem), start, belief(), scales=(8.0, 2.0, 0.5), iterations=15).state
-    assert_found(found, truth, rotation_deg=0.1, focal=5e-3)
-    assert (found.lens[1:] - lens[1:]).abs().max() < 2e-3
+    assert_found(found, truth, rotation_deg=0.05, focal=5e-3)
     assert median_error(problem, found) < 0.02 * PIXEL
 
 
