@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
@@ -12,6 +12,7 @@ from flowcam_ns.console import one_line_errors
 from flowcam_ns.data.datamanager import FlowCamDataManagerConfig
 from flowcam_ns.data.frame_source import decode_frames
 from flowcam_ns.errors import FlowCamError
+from flowcam_ns.pipeline import FlowCamPipeline
 
 INTERRUPTED = 130
 """Exit code of a run that Ctrl-C ended."""
@@ -92,7 +93,8 @@ class FlowCamTrainer(Trainer):
     def _interrupted(self) -> None:
         if self.training_state == "completed":
             return
-        if self.pipeline.model.camera_optimizer.is_solved:
+        pipeline = cast(FlowCamPipeline, self.pipeline)
+        if pipeline.flowcam.camera_optimizer.is_solved:
             self.save_checkpoint(self.step)
             print(f"\nInterrupted at step {self.step}; resume with --load-dir {self.checkpoint_dir}")
         else:

@@ -23,7 +23,7 @@ from flowcam_ns.alignment.lens import lens_from_camera
 from flowcam_ns.alignment.measure import Measurements
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.parallax import fit_rotation, only_turns
-from flowcam_ns.alignment.problem import FlowProblem
+from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.alignment.refine import ALL_OF_LENS, refine_all, retriangulate
 from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.alignment.segments import MIN_FRAMES, segment_problem, solve_segments, unposed_reasons

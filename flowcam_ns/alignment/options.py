@@ -26,4 +26,4 @@ class AlignmentOptions:
     refine_principal_point: bool = True
     """Solve for the principal point where the video can tell it."""
     device: str = "cpu"
-    """Torch device of the solver."""
+    """Torch device of the flow network. The solver itself runs on the CPU, on all its cores."""

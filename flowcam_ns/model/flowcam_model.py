@@ -17,6 +17,7 @@ from flowcam_ns.model.blend_field import BlendField, BlendFieldConfig
 from flowcam_ns.model.blend_training import patch_losses
 from flowcam_ns.model.camera_optimizer import EstimatedCameras, FlowCameraOptimizer, FlowCameraOptimizerConfig
 from flowcam_ns.model.image_scores import ImageScores, nearest_frame_copy
+from flowcam_ns.model.network_stage import NetworkStage, NetworkStageConfig
 from flowcam_ns.model.scene import ContextScene
 from flowcam_ns.model.scene_depth import SceneDepth
 from flowcam_ns.model.view_outputs import induced_flow, normals_from_depth_map, pose_of_rays
@@ -36,6 +37,8 @@ class FlowCamModelConfig(ModelConfig):
     """target class to instantiate"""
     blend: BlendFieldConfig = field(default_factory=BlendFieldConfig)
     """The field: views are blended from the frames' own colours."""
+    network: NetworkStageConfig = field(default_factory=NetworkStageConfig)
+    """The paper's network, beside the field or in the place of the bundle adjustment."""
     camera_optimizer: FlowCameraOptimizerConfig = field(default_factory=FlowCameraOptimizerConfig)
     """Poses from flow."""
     enable_collider: bool = False
@@ -69,6 +72,7 @@ class FlowCamModel(Model):
         )
         self.scene_depth = SceneDepth(frame_count)
         self.field = BlendField(self.config.blend)
+        self.network = NetworkStage(self.config.network) if self.config.network.is_used else None
         self.scores = ImageScores()
 
     def adopt(
@@ -102,13 +106,16 @@ class FlowCamModel(Model):
         )
 
     def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The field's weights; poses are solved, not descended."""
-        return {"fields": list(self.field.parameters())}
+        """The field's weights and, where it is used, the network's; poses are solved, not descended."""
+        groups = {"fields": list(self.field.parameters())}
+        if self.network is not None:
+            groups["network"] = list(self.network.parameters())
+        return groups
 
-    def get_outputs(self, ray_bundle: RayBundle | Cameras) -> dict[str, Tensor]:
+    def get_outputs(self, ray_bundle: RayBundle | Cameras) -> dict[str, Tensor | list]:
         """Render a bundle of rays of one camera."""
         assert isinstance(ray_bundle, RayBundle)
-        return self._render(ray_bundle, self._view_of(ray_bundle))
+        return {**self._render(ray_bundle, self._view_of(ray_bundle))}
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
