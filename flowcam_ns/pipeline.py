@@ -19,8 +19,9 @@ from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.console import one_line_errors
 from flowcam_ns.data.datamanager import FlowCamDataManager, FlowCamDataManagerConfig
 from flowcam_ns.data.held_out import held_out_frames
+from flowcam_ns.data.network_video import longest_run, network_video
 from flowcam_ns.data.run_files import write_run_files
-from flowcam_ns.data.solve import Reconstruction, reconstruct
+from flowcam_ns.data.solve import Reconstruction, flow_store, reconstruct
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.metrics import score_trajectory
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
@@ -79,10 +80,29 @@ class FlowCamPipeline(VanillaPipeline):
                 self._solve()
             if self._field_started is None:
                 self._field_started = time.monotonic()
-            return super().get_train_loss_dict(step)
+            outputs, losses, metrics = super().get_train_loss_dict(step)
+            every = self.config.model.network.every
+            if every > 0 and step % every == 0:
+                network_losses, network_metrics = self._network_step()
+                losses, metrics = losses | network_losses, metrics | network_metrics
+            return outputs, losses, metrics
+
+    def _network_step(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One step of the network on a clip of the posed frames."""
+        network = self.flowcam.network
+        assert network is not None
+        if network.needs_video:
+            frames, cameras = self.datamanager.frames, self.flowcam.camera_optimizer.cameras()
+            posed = longest_run(cameras.posed)
+            store = flow_store(frames, self.config.alignment)
+            side = self.config.model.network.long_side
+            video = network_video(frames, store, cameras.camera, posed, side, self.device)
+            network.teach(video, cameras.c2w[posed], self.flowcam.scene_depth.depth()[0])
+        return network.step()
 
     def _solve(self) -> None:
         frames = self.datamanager.frames
+        paper = self.flowcam.network if self.config.model.network.paper else None
         with Progress(
             TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=CONSOLE, transient=True
         ) as bars:
@@ -94,7 +114,7 @@ class FlowCamPipeline(VanillaPipeline):
                 if c2w is not None:
                     self._show_unfinished(c2w)
 
-            solved = reconstruct(frames, held_out_frames(len(frames)), self.config.alignment, report)
+            solved = reconstruct(frames, held_out_frames(len(frames)), self.config.alignment, report, paper)
         self.flowcam.adopt(solved.cameras, solved.inverse_depth, solved.confidence)
         self._spread_cameras(solved.cameras)
         if self._run_folder is not None:

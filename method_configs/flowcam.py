@@ -40,7 +40,10 @@ flowcam_method = MethodSpecification(
             model=FlowCamModelConfig(eval_num_rays_per_chunk=2**18 if CUDA else 2**15),
         ),
         # No scheduler: nerfstudio's put NumPy numbers into checkpoints, which torch >= 2.6 refuses to load.
-        optimizers={"fields": {"optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-8), "scheduler": None}},
+        optimizers={
+            "fields": {"optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-8), "scheduler": None},
+            "network": {"optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-8, max_norm=1.0), "scheduler": None},
+        },
         viewer=ViewerConfig(
             websocket_host="127.0.0.1",
             num_rays_per_chunk=2**18 if CUDA else 2**15,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.result import Alignment
+from flowcam_ns.data.network_video import flow_error, paper_alignment
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
+from flowcam_ns.model.network_stage import NetworkStage
 from flowcam_ns.video.frames import Frames
 
 if TYPE_CHECKING:
@@ -44,9 +46,15 @@ class Reconstruction:
 
 
 def reconstruct(
-    frames: Frames, held_out: Sequence[int], options: AlignmentOptions, progress: Progress
+    frames: Frames,
+    held_out: Sequence[int],
+    options: AlignmentOptions,
+    progress: Progress,
+    network: NetworkStage | None = None,
 ) -> Reconstruction:
     """Solve poses from all frames' flow, then depths from the flow of those that are not held out.
+
+    With a `network`, its chained poses take the place of the solved ones (the `paper` switch).
 
     Raises:
         FlowCamError: the clip gives no poses (still camera, too little texture, ...).
@@ -55,6 +63,10 @@ def reconstruct(
 
     store = flow_store(frames, options)
     alignment = estimate_poses(frames, frames.camera, options, progress, store)
+    if network is not None:
+        alignment = paper_alignment(
+            frames, store, alignment, network, lambda done: progress("Training the network", done, None)
+        )
     usable = alignment.posed.clone()
     usable[list(held_out)] = False
     if int(usable.sum()) < 2:
@@ -65,6 +77,8 @@ def reconstruct(
     progress("Dense depth", 0.0, alignment.c2w)
     inverse_depth, confidence = _depths(frames, alignment, store, usable)
     progress("Dense depth", 1.0, alignment.c2w)
+    if network is not None:
+        alignment = replace(alignment, reprojection_error=flow_error(alignment, inverse_depth, store))
     return Reconstruction(alignment, inverse_depth, confidence)
 
 

@@ -76,6 +76,8 @@ class ClipBatch:
     """Where surfaces, poses and flow are computed."""
     target_rays: Int[Tensor, "target_rays"]
     """Where frames are re-rendered."""
+    start: int = 0
+    """The clip's first frame, counted in the video."""
 
 
 def sample_clip(video: NetworkVideo, config: ClipTrainingConfig, generator: torch.Generator | None = None) -> ClipBatch:
@@ -88,7 +90,7 @@ def sample_clip(video: NetworkVideo, config: ClipTrainingConfig, generator: torc
     def rays(number: int) -> Tensor:
         return torch.randperm(pixels, generator=generator)[:number].to(video.frames.device)
 
-    return ClipBatch(video.clip(start, length), rays(config.context_rays), rays(config.target_rays))
+    return ClipBatch(video.clip(start, length), rays(config.context_rays), rays(config.target_rays), start)
 
 
 def network_losses(

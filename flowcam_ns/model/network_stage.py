@@ -1,0 +1,87 @@
+"""The FlowCam network beside the field: a train step of its own, taught by the solved cameras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flowcam_ns.geometry import se3
+from flowcam_ns.model.alignment_loss import (
+    AlignmentLossConfig,
+    procrustes_alignment_loss,
+    rotation_error_deg,
+    scaled_poses,
+    world_to_network_scale,
+)
+from flowcam_ns.model.clip_training import ClipTrainingConfig, NetworkVideo, network_losses, sample_clip
+from flowcam_ns.model.flowcam_network import FlowCamNetwork
+from flowcam_ns.model.network_config import NetworkConfig, small_config
+
+
+@dataclass
+class NetworkStageConfig:
+    """The network of the paper: features, surfaces by volume rendering, scene flow, poses by weighted Procrustes."""
+
+    paper: bool = False
+    """Use the network's own chained poses alone, as published, in place of the bundle adjustment's. The lens is the
+    given one, or else the bundle adjustment's. As published, the colours of all frames train the network."""
+    every: int = 0
+    """Train the network too, in every so many steps of the field, taught by the solved cameras; 0 leaves it out."""
+    long_side: int = 96
+    """Long side in px of the frames that the network sees."""
+    layers: NetworkConfig = field(default_factory=small_config)
+    """What the network is made of."""
+    training: ClipTrainingConfig = field(default_factory=ClipTrainingConfig)
+    """How it is trained; steps and learning rate hold for `paper`."""
+    teacher: AlignmentLossConfig = field(default_factory=AlignmentLossConfig)
+    """How strongly the solved cameras teach it where `paper` is off."""
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a run needs the network at all."""
+        return self.paper or self.every > 0
+
+
+@dataclass
+class TaughtVideo:
+    """A video at the network's size, with the solved cameras of its frames."""
+
+    video: NetworkVideo
+    c2w: Float[Tensor, "frames 4 4"]
+    """In the network's units."""
+
+
+class NetworkStage(nn.Module):
+    """Network and what it is taught from; the latter is made anew in every process."""
+
+    def __init__(self, config: NetworkStageConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = FlowCamNetwork(config.layers)
+        self._taught: TaughtVideo | None = None
+
+    @property
+    def needs_video(self) -> bool:
+        """Whether `teach` must be called before `step`."""
+        return self._taught is None
+
+    def teach(
+        self, video: NetworkVideo, c2w: Float[Tensor, "frames 4 4"], inverse_depth: Float[Tensor, "frames h w"]
+    ) -> None:
+        """Take a video and its solved cameras (world units, like `inverse_depth`)."""
+        scale = world_to_network_scale(inverse_depth[inverse_depth > 0], self.config.layers)
+        self._taught = TaughtVideo(video, scaled_poses(c2w.float(), scale).to(video.frames.device))
+
+    def step(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of a random clip, and the network's rotation error against its teacher in degrees."""
+        assert self._taught is not None
+        video = self._taught.video
+        batch = sample_clip(video, self.config.training)
+        losses, output = network_losses(self.network, batch, self.config.training.losses)
+        solved = self._taught.c2w[None, batch.start : batch.start + batch.clip.num_pairs + 1]
+        losses |= procrustes_alignment_loss(output.motion, batch.clip, solved, self.config.teacher)
+        relative = se3.inverse(solved[:, :-1]) @ solved[:, 1:]
+        error = rotation_error_deg(output.motion.relative.detach(), relative).mean()
+        return {f"network_{name}": loss for name, loss in losses.items()}, {"network_rotation_deg": error}
