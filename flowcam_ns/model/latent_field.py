@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from flowcam_ns.model.network_config import NetworkConfig
-
 
 WALL = 1.6
 """Distance of the guessed wall, in geometric means of near and far."""

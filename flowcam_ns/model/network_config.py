@@ -25,7 +25,7 @@ class NetworkConfig:
     field_blocks: int = 2
     """Residual blocks of the field's first, per-view part."""
     point_encoding: Literal["xyz", "log"] = "xyz"
-    """How the field sees a point in a camera's frame. log: its direction and the logarithm of its distance, in which near
+    """How the field sees a point in a camera's frame. log: direction and logarithm of the distance, in which near
     and far surfaces are equally easy to tell apart."""
     density_activation: Literal["relu", "softplus"] = "relu"
     """What turns the field's output into a density; relu (the published one) can die, softplus cannot."""

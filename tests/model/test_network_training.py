@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,15 @@ from flowcam_ns.model.network_config import NetworkConfig, small_config
 from flowcam_ns.synthetic.clip import SyntheticClip, make_clip
 
 WIDTH, HEIGHT, FRAMES = 96, 54, 60
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small wait for one another: on a busy machine a second thread makes training ten times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def as_video(clip: SyntheticClip) -> NetworkVideo:
@@ -86,10 +97,8 @@ def test_chained_poses_follow_the_camera_after_training(clip: SyntheticClip, vid
     before = neighbour_errors(network_poses(network, video, stride=4), truth)
     fit_network(network, video, ClipTrainingConfig(steps=150, target_rays=32))
     rotation, direction = neighbour_errors(network_poses(network, video, stride=4), truth)
-    assert before[0] > 0.5
-    assert before[1] > 20
-    assert rotation < 1
-    assert direction < 10
+    assert rotation < min(1, before[0] / 2)
+    assert direction < min(10, 0.7 * before[1])
 
 
 def test_windows_share_their_scale(video: NetworkVideo) -> None:
@@ -177,11 +186,11 @@ def test_wide_flow_of_exact_surfaces_and_poses_vanishes(clip: SyntheticClip, vid
     cut = video.clip(start=0, length=5)
     rays = torch.arange(0, WIDTH * HEIGHT, 7)
     motion = network.estimate_motion(cut, rays)
-    untrained = float(wide_flow_loss(motion, cut, (2, 4), 0.0005))
+    untrained = wide_flow_loss(motion, cut, (2, 4), 0.0005).detach()
     z = torch.from_numpy(clip.depth[:5]).flatten(1)[:, rays][None, ..., None]
     motion.surfaces.points = motion.surfaces.points / motion.surfaces.points[..., 2:] * z
     motion.c2w = torch.from_numpy(clip.c2w[:5]).float()[None]
-    assert float(wide_flow_loss(motion, cut, (2, 4), 0.0005)) < 0.15 * untrained
+    assert wide_flow_loss(motion, cut, (2, 4), 0.0005).detach() < 0.15 * untrained
 
 
 def random_motions(count: int = 5) -> torch.Tensor:
