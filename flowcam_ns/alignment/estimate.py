@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from flowcam_ns.alignment import measure
-from flowcam_ns.alignment.bootstrap import FOCAL_SPREAD, TYPICAL_FOCAL, LensBelief
+from flowcam_ns.alignment.bootstrap import FOCAL_SPREAD, PIXEL, TYPICAL_FOCAL, LensBelief
 from flowcam_ns.alignment.chunks import single_torch_thread
+from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.far_pairs import choose_far_pairs, measure_far_pairs
 from flowcam_ns.alignment.grow import Segment
 from flowcam_ns.alignment.handover import make_alignment
@@ -42,8 +44,8 @@ STILL = 0.0015
 """A video whose picture moves less than this share of its long side between any two frames shows a still camera."""
 MIN_POINTS = 64
 """... but not fewer points than these."""
-COARSE_SHARE = 4
-"""One of so many points takes part until the last solve."""
+COARSE_SHARE, FINE_SHARE = 4, 2
+"""One of so many points takes part before and in the last solve of the cameras."""
 EXIF_SPREAD = 0.05
 """Standard deviation of the logarithm of a focal length that EXIF tells."""
 PRINCIPAL_POINT_SPREAD, DISTORTION_SPREAD, TANGENTIAL_SPREAD = 0.005, 0.1, 0.0005
@@ -123,7 +125,15 @@ def _estimate(
             "the video has a cut or a jump, or the flow breaks off."
         )
     return make_alignment(
-        frames, points, longest, fine_problem, fine, reasons=reasons, warnings=warnings, seconds=watch.seconds
+        frames,
+        points,
+        longest,
+        fine_problem,
+        fine,
+        lens_std=belief.std,
+        reasons=reasons,
+        warnings=warnings,
+        seconds=watch.seconds,
     )
 
 
@@ -183,10 +193,13 @@ def _refine_with_far_pairs(
     frames = torch.arange(segment.start, segment.stop)
     problem = measure.build_problem(store, points, measured).rows(frames).renumbered(frames)
     with watch("solve"):
+        few = _subset(points.shape[1], COARSE_SHARE)
+        pairs = choose_far_pairs(
+            problem.thinned(few), state, {(i - segment.start, j - segment.start) for i, j in measured.pairs if i < j}
+        )
         state = retriangulate(problem, state)
     with watch("far pairs"):
-        known = {(i - segment.start, j - segment.start) for i, j in measured.pairs if i < j}
-        pairs = [(i + segment.start, j + segment.start) for i, j in choose_far_pairs(problem, state, known)]
+        pairs = [(i + segment.start, j + segment.start) for i, j in pairs]
         if pairs:
             far = measure_far_pairs(
                 store, points, segment.start, state, pairs, lambda done, total: report("Far pairs", done / total, None)
@@ -195,9 +208,21 @@ def _refine_with_far_pairs(
             problem = measure.build_problem(store, points, measured).rows(frames).renumbered(frames)
     with watch("final solve"):
         report("Refining", 0.5, state.c2w)
-        state = refine_all(
-            problem, state, belief, scales=(2.0, 0.5), iterations=10, stages=(ALL_OF_LENS,), tolerance=3e-4
+        # Neighbouring flow vectors err together: half of them tell the cameras as much as all do.
+        half = _subset(points.shape[1], FINE_SHARE)
+        start = replace(state, inverse_depth=state.inverse_depth[:, half])
+        solved = refine_all(
+            problem.thinned(half),
+            start,
+            belief,
+            scales=(2.0, 0.5),
+            iterations=10,
+            stages=(ALL_OF_LENS,),
+            tolerance=3e-4,
         ).state
+        depth = state.inverse_depth.clone()
+        depth[:, half] = solved.inverse_depth
+        state = triangulate(problem, replace(solved, inverse_depth=depth), (2 * PIXEL, 0.5 * PIXEL), steps=3)
     return problem, state
 
 
