@@ -29,6 +29,7 @@ def make_alignment(
     reasons: dict[int, str],
     warnings: list[str],
     seconds: dict[str, float],
+    lens_std: Float[Tensor, "lens"] | None = None,
 ) -> Alignment:
     """Spread the solved segment over all frames and move it into the normalised world.
 
@@ -41,11 +42,12 @@ def make_alignment(
         reasons: why the other frames have no pose.
         warnings: what the user should know.
         seconds: wall-clock of the stages.
+        lens_std: what was believed of the lens beforehand.
     """
     state = in_front(state)
     posed = torch.zeros(len(frames), dtype=torch.bool)
     posed[segment.start : segment.stop] = True
-    uncertainty = marginal_uncertainty(problem, state)
+    uncertainty = marginal_uncertainty(problem, state, lens_std)
     visible = (problem.confidence > TRUSTED).any(1) & (state.inverse_depth > 0)
     world = normalize_world(state.c2w, points_in_world(problem, state)[visible])
     scale = float(world.scale)

@@ -40,6 +40,7 @@ def make_problem(
     c2w: torch.Tensor | None = None,
     noise: float = 0.0,
     seed: int = 0,
+    noise_seed: int | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[FlowProblem, FlowState]:
     """Exact flow (or with Gaussian `noise`, long sides) of points at random depths, and the solution behind it."""
@@ -56,6 +57,7 @@ def make_problem(
     problem = FlowProblem(torch.arange(frames), pixels, neighbours, empty, empty[:, :, 0])
     targets, valid = residuals(problem, state)
     inside = (targets.abs() < HALF_SIZE[:, None]).all(2) & valid & known[..., None]
+    random = random if noise_seed is None else torch.Generator().manual_seed(noise_seed)
     targets = targets + noise * torch.randn(targets.shape, generator=random, dtype=torch.float64)
     problem = FlowProblem(torch.arange(frames), pixels.to(dtype), neighbours, targets.to(dtype), inside.to(dtype))
     return problem, state
