@@ -6,9 +6,10 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
+import tyro
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -42,7 +43,7 @@ class FlowCamPipelineConfig(VanillaPipelineConfig):
     """specifies the datamanager config"""
     model: FlowCamModelConfig = field(default_factory=FlowCamModelConfig)
     """specifies the model config"""
-    alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
+    alignment: Annotated[AlignmentOptions, tyro.conf.arg(prefix_name=False)] = field(default_factory=AlignmentOptions)
     """How camera poses are solved from optical flow."""
     train_seconds: float = 0.0
     """Stop training the field after this many seconds, the pose solve not counted; 0 for no limit."""

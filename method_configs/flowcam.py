@@ -11,6 +11,7 @@ from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.data.datamanager import FlowCamDataManagerConfig
 from flowcam_ns.data.dataparser import FlowCamDataParserConfig
 from flowcam_ns.model.flowcam_model import FlowCamModelConfig
+from flowcam_ns.model.network_stage import NetworkStageConfig
 from flowcam_ns.pipeline import FlowCamPipelineConfig
 from flowcam_ns.startup import ensure_ffmpeg
 from flowcam_ns.trainer import FlowCamTrainerConfig
@@ -37,7 +38,10 @@ flowcam_method = MethodSpecification(
                 train_num_rays_per_batch=128**2 if CUDA else 64**2,
                 eval_num_rays_per_batch=64**2,
             ),
-            model=FlowCamModelConfig(eval_num_rays_per_chunk=2**18 if CUDA else 2**15),
+            model=FlowCamModelConfig(
+                eval_num_rays_per_chunk=2**18 if CUDA else 2**15,
+                network=NetworkStageConfig(every=10),
+            ),
         ),
         # No scheduler: nerfstudio's put NumPy numbers into checkpoints, which torch >= 2.6 refuses to load.
         optimizers={

@@ -94,7 +94,7 @@ def test_every_flag_of_the_table_exists_for_both_commands(helps: dict[str, str])
     flags = re.findall(r"`--([\w-]+)`", "\n".join(row.split("|")[1] for row in rows))
     assert len(flags) >= 8
     assert [flag for flag in flags if not _offers(helps["flowcam-poses"], f"--{flag}")] == []
-    prefix = "--pipeline.datamanager.dataparser.frames."
+    prefix = "--frames."
     assert [flag for flag in flags if not _offers(helps["ns-train flowcam"], prefix + flag)] == []
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
@@ -31,7 +33,7 @@ class FlowCamDataParserConfig(DataParserConfig):
     """target class to instantiate"""
     data: Path = Path()
     """Video file, folder of images, or dataset folder with transforms.json (whose poses only score the result)."""
-    frames: FrameOptions = field(default_factory=FrameOptions)
+    frames: Annotated[FrameOptions, tyro.conf.arg(prefix_name=False)] = field(default_factory=FrameOptions)
     """Which frames to take and at what size."""
     train_long_side: int = 480
     """Long side in px at which the field is trained and rendered; camera poses are solved at the frames' own size."""
