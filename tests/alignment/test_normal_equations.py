@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from flowcam_ns.alignment import normal_equations
+from flowcam_ns.alignment import chunks, normal_equations
 from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.linearize import DEPTH, LENS, RESIDUAL, SOURCE, TARGET, linearize
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
@@ -133,7 +133,7 @@ def test_the_sparse_solver_gives_the_same_step(exact_problem: MakeProblem, monke
 def test_rows_may_be_taken_a_few_at_a_time(exact_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch) -> None:
     problem, state = disturbed(exact_problem)
     at_once, cost = normal_equations.build(problem, state, SCALE)
-    monkeypatch.setattr(normal_equations, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 1)
     in_pieces, same_cost = normal_equations.build(problem, state, SCALE)
     assert float(cost) == pytest.approx(float(same_cost))
     for name in ("camera", "camera_gradient", "coupling", "depth", "depth_gradient", "columns"):
