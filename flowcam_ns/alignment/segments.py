@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
 from flowcam_ns.alignment import bootstrap
 from flowcam_ns.alignment.bootstrap import LensBelief
@@ -18,6 +19,8 @@ from flowcam_ns.geometry import se3
 
 MIN_FRAMES = 3
 """Fewest frames that make a part worth posing."""
+IN_FRONT = 0.7
+"""Share of a frame's points that must lie before the camera for its pose to be believed."""
 WINDOW_SUPPORT = 0.1
 """Least share of trustworthy flow at every step of a first window (unrelated pictures match at a few points too)."""
 GOOD_MOTION = 0.06
@@ -62,7 +65,8 @@ def _solve_part(
     c2w[start:stop] = found.c2w
     depth = found.inverse_depth.new_ones(frames, found.inverse_depth.shape[1])
     depth[start:stop] = found.inverse_depth
-    segment = Segment(start, stop, FlowState(c2w, depth, found.lens))
+    first, last = longest_run_in_front(found.inverse_depth)
+    segment = Segment(start + first, start + last, FlowState(c2w, depth, found.lens))
     if progress is not None:
         progress(segment)
 
@@ -74,6 +78,20 @@ def _solve_part(
 
     # Frame by frame the lens stays as it is; `settle` corrects it.
     return grow(problem, segment, limits, Prior.none(), progress, settle)
+
+
+def longest_run_in_front(inverse_depth: Float[Tensor, "frames points"]) -> tuple[int, int]:
+    """The frames [start, stop) of a window whose points lie before the camera; all, where those are too few to go on.
+
+    A window may break in two, one half mirrored with its points behind the cameras. The rest is posed again by growth.
+    """
+    in_front = ((inverse_depth > 0).double().mean(dim=-1) > IN_FRONT).tolist()
+    best, start = (0, 0), 0
+    for frame, good in enumerate([*in_front, False]):
+        if not good:
+            best = max(best, (start, frame), key=lambda run: run[1] - run[0])
+            start = frame + 1
+    return best if best[1] - best[0] >= MIN_FRAMES else (0, len(in_front))
 
 
 def first_window(
