@@ -30,6 +30,8 @@ TRUSTED = 0.02
 REACH = 32
 """Frames on either side that may share flow with a new one."""
 INLIER = 3 * PIXEL
+PLENTY = 0.8
+"""With this share explained, the pose needs no second start."""
 MIN_INLIERS = 0.35
 """Least share of that flow which the found pose must explain within `INLIER`."""
 
@@ -105,21 +107,20 @@ def _resect(problem: FlowProblem, segment: Segment, new: int, prior: Prior) -> F
         torch.zeros(len(rows), dtype=torch.bool, device=rows.device),
         _no_lens(rows),
     )
-    best, best_cost = None, torch.inf
+    best, best_share = None, MIN_INLIERS
     for start in (last @ se3.inverse(before) @ last, last):
         c2w = torch.cat([state.c2w[rows], se3.orthonormalized(start)[None]])
         trial = FlowState(c2w, state.inverse_depth[rows], state.lens)
         for scale, steps in ((24 * PIXEL, 5), (4 * PIXEL, 6)):
-            found = minimize(known, trial, free, scale=scale, prior=prior, iterations=steps, tolerance=1e-2)
-            trial = found.state
-        if found.cost < best_cost:
-            best, best_cost = trial, found.cost
-    assert best is not None
-    error, valid = residuals(known, best)
-    explained = ((error.norm(dim=-2) < INLIER) & valid) * known.confidence
-    if float(explained.sum() / known.confidence.sum()) < MIN_INLIERS:
-        return None
-    return best.c2w[-1]
+            trial = minimize(known, trial, free, scale=scale, prior=prior, iterations=steps, tolerance=1e-2).state
+        error, valid = residuals(known, trial)
+        explained = ((error.norm(dim=-2) < INLIER) & valid) * known.confidence
+        share = float(explained.sum() / known.confidence.sum())
+        if share >= best_share:
+            best, best_share = trial, share
+        if share > PLENTY:
+            break
+    return None if best is None else best.c2w[-1]
 
 
 def _leading_to(problem: FlowProblem, segment: Segment, new: int) -> tuple[Int[Tensor, "few"], Int[Tensor, "few"]]:

@@ -36,7 +36,8 @@ def fit_rotation(problem: FlowProblem, state: FlowState, belief: LensBelief) -> 
             free,
             scale=scale * PIXEL,
             prior=belief.prior(robust_cost_at(problem, trial, scale * PIXEL)),
-            iterations=10,
+            iterations=6,
+            tolerance=1e-2,
         ).state
     trial.c2w[:, :3, 3] = 0
     return trial
