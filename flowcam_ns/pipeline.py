@@ -27,6 +27,7 @@ from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.metrics import score_trajectory
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
 from flowcam_ns.model.flowcam_model import FlowCamModel, FlowCamModelConfig
+from flowcam_ns.startup import export_hint
 from flowcam_ns.viewer.panel import FlowCamPanel
 
 CPU_VIEWER_RESOLUTION = 192
@@ -182,6 +183,9 @@ class FlowCamPipeline(VanillaPipeline):
 
         def after_train(step: int) -> None:
             self.viewer_panel.status(f"**Done** after {step + 1} steps")
+            hint = export_hint()
+            if hint is not None:
+                CONSOLE.print(hint)
 
         own = [
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], after_step, update_every_num_iters=1),

@@ -1,7 +1,8 @@
-"""What the plugin arranges when nerfstudio loads it: an `ffmpeg` for the commands that write videos."""
+"""What the plugin arranges for nerfstudio's commands: an `ffmpeg` to write videos with, a word on what is missing."""
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.util
 import os
 import shutil
@@ -30,6 +31,13 @@ def ensure_ffmpeg() -> Path | None:
         os.environ["PATH"] = os.pathsep.join(filter(None, [os.environ.get("PATH"), str(folder)]))
         return folder
     return None
+
+
+def export_hint() -> str | None:
+    """What to install before `ns-export` can start, if anything (without it, open3d cannot be imported)."""
+    if not sys.platform.startswith("linux") or ctypes.util.find_library("usb-1.0") is not None:
+        return None
+    return "ns-export needs a system package that is missing here: sudo apt install libusb-1.0-0"
 
 
 def _packaged_ffmpeg() -> Path | None:

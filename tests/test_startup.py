@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flowcam_ns.startup import ensure_ffmpeg
+from flowcam_ns.startup import ensure_ffmpeg, export_hint
 
 
 def test_ffmpeg_comes_from_the_wheel_where_the_system_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,6 +32,14 @@ def test_a_system_ffmpeg_is_left_alone(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PATH", str(tmp_path))
     assert ensure_ffmpeg() is None
     assert os.environ["PATH"] == str(tmp_path)
+
+
+def test_export_hint_names_the_package_only_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
+    assert "libusb-1.0-0" in str(export_hint())
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: "libusb-1.0.so.0")
+    assert export_hint() is None
 
 
 def test_importing_the_plugin_loads_nothing_heavy() -> None:

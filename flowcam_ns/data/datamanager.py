@@ -98,12 +98,12 @@ class FlowCamDataManager(VanillaDataManager[FlowCamDataset]):
     def setup_train(self) -> None:
         """Prepare ray sampling; frames are in memory already, so nothing is cached a second time."""
         self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, self.config.train_num_rays_per_batch)
-        self.train_ray_generator = RayGenerator(self.train_dataset.cameras.to(self.device))
+        self.train_ray_generator = RayGenerator(self.train_dataset.cameras.to(self.device)).to(self.device)
 
     def setup_eval(self) -> None:
         """Prepare held-out frames."""
         self.eval_pixel_sampler = self._get_pixel_sampler(self.eval_dataset, self.config.eval_num_rays_per_batch)
-        self.eval_ray_generator = RayGenerator(self.eval_dataset.cameras.to(self.device))
+        self.eval_ray_generator = RayGenerator(self.eval_dataset.cameras.to(self.device)).to(self.device)
         self.fixed_indices_eval_dataloader = FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)
         self.eval_dataloader = RandIndicesEvalDataloader(self.eval_dataset, device=self.device)
 
