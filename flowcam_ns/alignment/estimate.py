@@ -44,7 +44,7 @@ STILL = 0.0015
 """A video whose picture moves less than this share of its long side between any two frames shows a still camera."""
 MIN_POINTS = 64
 """... but not fewer points than these."""
-COARSE_SHARE, FINE_SHARE = 6, 2
+COARSE_SHARE, FINE_SHARE = 4, 2
 """One of so many points takes part before and in the last solve of the cameras."""
 EXIF_SPREAD = 0.05
 """Standard deviation of the logarithm of a focal length that EXIF tells."""
@@ -219,7 +219,7 @@ def _refine_with_far_pairs(
             scales=(2.0, 0.5),
             iterations=10,
             stages=(ALL_OF_LENS,),
-            tolerance=5e-4,
+            tolerance=3e-4,
         ).state
         depth = state.inverse_depth.clone()
         depth[:, half] = solved.inverse_depth

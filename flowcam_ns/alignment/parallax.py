@@ -36,8 +36,7 @@ def fit_rotation(problem: FlowProblem, state: FlowState, belief: LensBelief) -> 
             free,
             scale=scale * PIXEL,
             prior=belief.prior(robust_cost_at(problem, trial, scale * PIXEL)),
-            iterations=6,
-            tolerance=1e-2,
+            iterations=10,
         ).state
     trial.c2w[:, :3, 3] = 0
     return trial
