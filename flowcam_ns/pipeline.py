@@ -22,7 +22,7 @@ from flowcam_ns.data.datamanager import FlowCamDataManager, FlowCamDataManagerCo
 from flowcam_ns.data.held_out import held_out_frames
 from flowcam_ns.data.network_video import longest_run, network_video
 from flowcam_ns.data.run_files import write_run_files
-from flowcam_ns.data.solve import Reconstruction, flow_store, reconstruct
+from flowcam_ns.data.solve import Reconstruction, reconstruct
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.metrics import score_trajectory
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
@@ -96,6 +96,8 @@ class FlowCamPipeline(VanillaPipeline):
         if network.needs_video:
             frames, cameras = self.datamanager.frames, self.flowcam.camera_optimizer.cameras()
             posed = longest_run(cameras.posed)
+            from flowcam_ns.alignment.estimate import flow_store
+
             store = flow_store(frames, self.config.alignment)
             side = self.config.model.network.long_side
             video = network_video(frames, store, cameras.camera, posed, side, self.device)

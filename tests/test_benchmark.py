@@ -83,7 +83,7 @@ def test_a_commands_time_and_memory_are_measured(tmp_path: Path) -> None:
     code = "import time; block = bytearray(64 * 2**20); block[::4096] = b'x' * 16384; time.sleep(0.3)"
     finished = run([Path(sys.executable).name, "-c", code], tmp_path / "log")
     assert finished.seconds >= 0.3
-    assert 64 < finished.peak_mib < 8000
+    assert 64 < finished.peak_mib < 1000
 
 
 def test_a_failing_command_is_not_scored(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from flowcam_ns.alignment.parallax import fit_rotation, only_turns
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.alignment.refine import ALL_OF_LENS, refine_all, retriangulate
 from flowcam_ns.alignment.result import Alignment
-from flowcam_ns.alignment.segments import MIN_FRAMES, segment_problem, solve_segments, unposed_reasons
+from flowcam_ns.alignment.segments import segment_problem, solve_segments, unposed_reasons
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.flow.cache import FlowCache
 from flowcam_ns.flow.estimator import make_estimator
@@ -36,6 +36,7 @@ from flowcam_ns.flow.store import FlowStore
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.video.frames import Frames
 from flowcam_ns.video.load import load_frames
+from flowcam_ns.video.options import MIN_FRAMES
 
 Progress = Callable[[str, float, "Tensor | None"], None]
 """Called with the stage's name, the share of it that is done, and the poses so far (OpenCV c2w), if there are any."""
@@ -88,7 +89,7 @@ def _estimate(
         raise FlowCamError(f"{frames.name}: poses need at least {MIN_FRAMES} frames, and here are {len(frames)}.")
     report = progress or (lambda _stage, _done, _c2w: None)
     watch = Stopwatch()
-    store = flow or _flow_store(frames, options)
+    store = flow or flow_store(frames, options)
     belief = lens_belief(frames, camera or frames.camera, options)
     with watch("flow"):
         points, measured, motion, support = _measure(frames, store, options, report)
@@ -152,7 +153,8 @@ def lens_belief(frames: Frames, camera: Camera | None, options: AlignmentOptions
     return LensBelief(torch.tensor([math.log(focal), 0, 0, 0, 0, 0, 0], dtype=torch.float64), std)
 
 
-def _flow_store(frames: Frames, options: AlignmentOptions) -> FlowStore:
+def flow_store(frames: Frames, options: AlignmentOptions) -> FlowStore:
+    """Optical flow of the frames, computed when asked for and cached on disk where the options say so."""
     cache = FlowCache(options.cache_dir) if options.cache else None
     estimator = make_estimator(options.flow, options.device)
     return FlowStore(frames.images, estimator, options.flow_size, masks=frames.masks, cache=cache)
@@ -239,7 +241,10 @@ def _largest_motion(store: FlowStore, points: Float[np.ndarray, "frames points 2
     others = sorted({max(1, round(last * share)) for share in (0.25, 0.5, 0.75, 1.0)})
     targets, confidence = store.sample([(0, j) for j in others], points)
     length = np.linalg.norm(targets - points[0], axis=-1) / max(store.width, store.height)
-    moved = [np.median(row[good]) if good.any() else np.inf for row, good in zip(length, confidence > 0.3, strict=True)]
+    moved = [
+        np.median(row[good]) if good.any() else np.inf
+        for row, good in zip(length, confidence > measure.GOOD, strict=True)
+    ]
     return float(max(moved))
 
 

@@ -16,9 +16,8 @@ from flowcam_ns.alignment.levenberg import Prior
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.alignment.refine import refine_all
 from flowcam_ns.geometry import se3
+from flowcam_ns.video.options import MIN_FRAMES
 
-MIN_FRAMES = 3
-"""Fewest frames that make a part worth posing."""
 IN_FRONT = 0.7
 """Share of a frame's points that must lie before the camera for its pose to be believed."""
 WINDOW_SUPPORT = 0.1

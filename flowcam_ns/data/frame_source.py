@@ -55,8 +55,6 @@ def decode_frames(path: Path, options: FrameOptions) -> SharedFrames:
         from flowcam_ns.video.load import load_frames
 
         frames = load_frames(path, options)
-        if len(frames) < 2:
-            raise FlowCamError(f"{path} gave {len(frames)} frame: camera motion needs at least 2")
         _decoded.clear()
         _decoded[key] = SharedFrames(frames)
     return _decoded[key]

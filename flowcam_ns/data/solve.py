@@ -59,7 +59,7 @@ def reconstruct(
     Raises:
         FlowCamError: the clip gives no poses (still camera, too little texture, ...).
     """
-    from flowcam_ns.alignment.estimate import estimate_poses
+    from flowcam_ns.alignment.estimate import estimate_poses, flow_store
 
     store = flow_store(frames, options)
     alignment = estimate_poses(frames, frames.camera, options, progress, store)
@@ -80,17 +80,6 @@ def reconstruct(
     if network is not None:
         alignment = replace(alignment, reprojection_error=flow_error(alignment, inverse_depth, store))
     return Reconstruction(alignment, inverse_depth, confidence)
-
-
-def flow_store(frames: Frames, options: AlignmentOptions) -> FlowStore:
-    """Optical flow of the clip, computed when asked for and cached on disk where the options say so."""
-    from flowcam_ns.flow.cache import FlowCache
-    from flowcam_ns.flow.estimator import make_estimator
-    from flowcam_ns.flow.store import FlowStore
-
-    cache = FlowCache(options.cache_dir) if options.cache else None
-    estimator = make_estimator(options.flow, options.device)
-    return FlowStore(frames.images, estimator, options.flow_size, masks=frames.masks, cache=cache)
 
 
 def _depths(

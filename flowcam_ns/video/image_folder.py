@@ -14,7 +14,7 @@ from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.video.frames import DEFAULT_FPS, Frames
 from flowcam_ns.video.image_file import ImageHeader, read_header, read_rgb
 from flowcam_ns.video.motion import MotionTrack, thumbnail_size
-from flowcam_ns.video.options import FrameOptions, Progress
+from flowcam_ns.video.options import MIN_FRAMES, FrameOptions, Progress
 from flowcam_ns.video.selection import Selection, evenly_spaced, select_frames
 
 THREADS = 4
@@ -44,10 +44,10 @@ def load_images(
     wanted = [i for i in range(len(files)) if options.includes(i, i / DEFAULT_FPS)]
     if len(wanted) > MAX_IMAGES:
         raise FlowCamError(f"{name} has {len(wanted)} images; at most {MAX_IMAGES:,} can be read: use start and end.")
-    if len(wanted) < 2:
+    if len(wanted) < MIN_FRAMES:
         raise FlowCamError(
             f"{name} has {len(wanted) or 'no'} image{'s' * (len(wanted) != 1)} in the range asked for; "
-            "poses need at least 2."
+            f"poses need at least {MIN_FRAMES}."
         )
     headers = [read_header(files[i], upright) for i in wanted]
     _require_one_size(headers)

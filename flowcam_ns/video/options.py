@@ -16,6 +16,8 @@ Progress = Callable[[int, Optional[int]], None]  # noqa: UP045
 SMALLEST_SIDE = 32
 """Below this many px a side, optical flow has nothing to hold on to."""
 LARGEST_SIZE = 8192
+MIN_FRAMES = 3
+"""Fewest frames that poses can be estimated from: two leave focal length and depth undetermined."""
 
 
 # tyro reads these annotations at run time, on Python 3.10 too: `Optional`, not `| None`.
@@ -61,8 +63,8 @@ class FrameOptions:
                 f"start-frame ({self.start_frame}) and end-frame ({self.end_frame}) are frame numbers from 0, "
                 "the end after the start."
             )
-        if self.max_frames < 2:
-            raise FlowCamError(f"max-frames is {self.max_frames}; poses need at least 2 frames.")
+        if self.max_frames < MIN_FRAMES:
+            raise FlowCamError(f"max-frames is {self.max_frames}; poses need at least {MIN_FRAMES} frames.")
         if not SMALLEST_SIDE <= self.max_size <= LARGEST_SIZE:
             raise FlowCamError(f"max-size is {self.max_size}; it must lie between {SMALLEST_SIDE} and {LARGEST_SIZE}.")
         if self.focal is not None and not (math.isfinite(self.focal) and self.focal > 0):

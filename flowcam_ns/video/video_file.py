@@ -13,7 +13,7 @@ from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.video.decode import DecodedFrame, PictureConverter, VideoReader
 from flowcam_ns.video.frames import Frames
 from flowcam_ns.video.motion import MotionTrack, thumbnail_size
-from flowcam_ns.video.options import FrameOptions, Progress
+from flowcam_ns.video.options import MIN_FRAMES, FrameOptions, Progress
 from flowcam_ns.video.selection import Selection, evenly_spaced, select_frames
 
 HELD_BYTES = 1_000_000_000
@@ -41,9 +41,10 @@ def load_video(path: Path, options: FrameOptions, progress: Progress | None = No
     reader = VideoReader(path)
     scan = _scan(reader, options, progress)
     count = len(scan.numbers)
-    if count < 2:
+    if count < MIN_FRAMES:
         raise FlowCamError(
-            f"{path} has {count or 'no'} frame{'s' * (count != 1)} in the range asked for; poses need at least 2."
+            f"{path} has {count or 'no'} frame{'s' * (count != 1)} in the range asked for; "
+            f"poses need at least {MIN_FRAMES}."
         )
     selection = choose(scan.track, options)
     images = _take(scan, selection.indices, path, progress)

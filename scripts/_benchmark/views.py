@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -16,6 +15,15 @@ from _benchmark.tables import Row, Section
 
 MIB_PER_RSS_UNIT = 1 / 1024
 """Linux counts the resident set in KiB."""
+
+WEIGH = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+"""Runs a command and prints the largest resident set among it and its children. A process of its own, because a child
+starts out with its parent's memory on its account: this one has next to none."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +60,12 @@ def run(command: Sequence[str], log: Path) -> Finished:
     program = str(Path(sys.executable).with_name(command[0]))
     started = time.monotonic()
     with log.open("wb") as output:
-        process = subprocess.Popen([program, *command[1:]], stdout=output, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        weighed = [sys.executable, "-S", "-c", WEIGH, program, *command[1:]]
+        process = subprocess.run(weighed, stdout=subprocess.PIPE, stderr=output, text=True, check=False)
+    seconds = time.monotonic() - started
     if process.returncode != 0:
         raise RuntimeError(f"{shlex.join(command)} failed with exit code {process.returncode}; see {log}")
-    return Finished(time.monotonic() - started, usage.ru_maxrss * MIB_PER_RSS_UNIT)
+    return Finished(seconds, int(process.stdout) * MIB_PER_RSS_UNIT)
 
 
 def _row(scores: dict[str, float], trained: Finished) -> Row:

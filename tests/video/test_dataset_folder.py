@@ -124,7 +124,7 @@ def test_other_camera_models_are_refused(dataset: Path, model: str, where: str):
 def test_paths_out_of_the_folder_are_refused(dataset: Path, slide: Slide, name: Any, key: str):
     Image.fromarray(slide([0.0])[0]).save(dataset.parent / "secret.png")
     entry = {"file_path": "images/0.png", "transform_matrix": pose(0), key: name}
-    write_transforms(dataset, frames=[entry, {"file_path": "images/1.png"}])
+    write_transforms(dataset, frames=[entry, *({"file_path": f"images/{i}.png"} for i in (1, 2, 3))])
     if key == "mask_path" and name is None:
         assert load_frames(dataset).masks is None
         return

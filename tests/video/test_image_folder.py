@@ -74,7 +74,7 @@ def test_exif_orientation_is_applied(folder: Path, slide: Slide, orientation: in
         stored = stored.transpose(undo[orientation])
     exif = Image.Exif()
     exif[274] = orientation
-    for name in ("a.png", "b.png"):
+    for name in ("a.png", "b.png", "c.png"):
         stored.save(folder / name, exif=exif)
     frames = load_frames(folder)
     assert np.array_equal(frames.images[0], picture)
@@ -99,7 +99,7 @@ def test_transparent_parts_become_black(folder: Path, slide: Slide):
     alpha = np.full(picture.shape[:2], 255, np.uint8)
     alpha[:, :40] = 0
     rgba = np.dstack([picture, alpha])
-    for name in ("a.png", "b.webp"):
+    for name in ("a.png", "b.webp", "c.png"):
         Image.fromarray(rgba).save(folder / name, lossless=True)
     for image in load_frames(folder).images:
         assert not image[:, :40].any()
@@ -107,15 +107,15 @@ def test_transparent_parts_become_black(folder: Path, slide: Slide):
 
 
 def test_large_photos_are_scaled(folder: Path, slide: Slide):
-    write_all(folder, slide([0.0, 5.0], size=(600, 180)), ".jpg", quality=95)
+    write_all(folder, slide([0.0, 5.0, 10.0], size=(600, 180)), ".jpg", quality=95)
     frames = load_frames(folder, FrameOptions(max_size=150))
-    assert frames.images.shape == (2, 45, 150, 3)
+    assert frames.images.shape == (3, 45, 150, 3)
 
 
 def test_exif_focal_length_as_35mm_equivalent(folder: Path, slide: Slide):
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0xA405] = 26
-    write_all(folder, slide([0.0, 5.0]), ".jpg", exif=exif)
+    write_all(folder, slide([0.0, 5.0, 10.0]), ".jpg", exif=exif)
     frames = load_frames(folder, FrameOptions(max_size=80))
     assert frames.focal_prior == pytest.approx(26 / math.hypot(36, 24) * math.hypot(80, 48), rel=1e-3)
     assert frames.camera is None
@@ -125,13 +125,13 @@ def test_exif_focal_length_by_focal_plane_resolution(folder: Path, slide: Slide)
     exif = Image.Exif()
     ifd = exif.get_ifd(0x8769)
     ifd[0x920A], ifd[0xA20E], ifd[0xA210], ifd[0xA002] = 50.0, 1000.0, 2, 1600
-    write_all(folder, slide([0.0, 5.0]), ".jpg", exif=exif)
+    write_all(folder, slide([0.0, 5.0, 10.0]), ".jpg", exif=exif)
     taken = 50.0 * 1000 / 25.4  # px at 1600 px of width; the file has 160
     assert load_frames(folder).focal_prior == pytest.approx(taken / 10, rel=1e-3)
 
 
 def test_zoomed_photos_have_no_common_focal_length(folder: Path, slide: Slide):
-    for i, picture in enumerate(slide([0.0, 5.0])):
+    for i, picture in enumerate(slide([0.0, 5.0, 10.0])):
         exif = Image.Exif()
         exif.get_ifd(0x8769)[0xA405] = 26 + 20 * i
         Image.fromarray(picture).save(folder / f"{i}.jpg", exif=exif)
@@ -142,7 +142,8 @@ def test_zoomed_photos_have_no_common_focal_length(folder: Path, slide: Slide):
 
 def test_two_sizes_are_refused_by_name(folder: Path, slide: Slide):
     Image.fromarray(slide([0.0])[0]).save(folder / "a.png")
-    Image.fromarray(slide([0.0], size=(120, 90))[0]).save(folder / "b.png")
+    for name in ("b.png", "c.png"):
+        Image.fromarray(slide([0.0], size=(120, 90))[0]).save(folder / name)
     with pytest.raises(FlowCamError, match=r"a\.png is 160x96 px, b\.png is 120x90 px"):
         load_frames(folder)
 
@@ -156,7 +157,7 @@ def test_a_broken_image_is_named(folder: Path, slide: Slide):
 
 
 def test_decompression_bomb_is_refused(folder: Path, slide: Slide):
-    write_all(folder, slide([0.0]))
+    write_all(folder, slide([0.0, 5.0, 10.0]))
     Image.new("1", (20000, 20000)).save(folder / "shot2.png")
     with pytest.raises(FlowCamError, match=r"shot2\.png"):
         load_frames(folder)
@@ -167,6 +168,9 @@ def test_one_image_or_none_is_refused(folder: Path, slide: Slide):
         load_frames(folder)
     write_all(folder, slide([0.0]))
     with pytest.raises(FlowCamError, match="1 image in the range"):
+        load_frames(folder)
+    write_all(folder, slide([0.0, 5.0]))
+    with pytest.raises(FlowCamError, match="2 images in the range asked for; poses need at least 3"):
         load_frames(folder)
     with pytest.raises(FlowCamError, match="single image"):
         load_frames(folder / "shot1.png")
@@ -182,7 +186,7 @@ def test_missing_path_and_folder_of_videos(folder: Path, slide: Slide):
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 def test_no_permission_to_read_the_folder(folder: Path, slide: Slide):
-    write_all(folder, slide([0.0, 5.0]))
+    write_all(folder, slide([0.0, 5.0, 10.0]))
     folder.chmod(0)
     try:
         with pytest.raises(FlowCamError, match="No permission"):
@@ -192,7 +196,7 @@ def test_no_permission_to_read_the_folder(folder: Path, slide: Slide):
 
 
 def test_no_permission_is_one_line(folder: Path, slide: Slide, monkeypatch: pytest.MonkeyPatch):
-    write_all(folder, slide([0.0, 5.0]))
+    write_all(folder, slide([0.0, 5.0, 10.0]))
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
@@ -208,7 +212,7 @@ def test_no_permission_is_one_line(folder: Path, slide: Slide, monkeypatch: pyte
         FrameOptions(start=3, end=2),
         FrameOptions(start=float("nan")),
         FrameOptions(start_frame=5, end_frame=5),
-        FrameOptions(max_frames=1),
+        FrameOptions(max_frames=2),
         FrameOptions(max_size=8),
         FrameOptions(focal=-1.0),
         FrameOptions(use_dataset_intrinsics=True, focal=100.0),
@@ -217,13 +221,13 @@ def test_no_permission_is_one_line(folder: Path, slide: Slide, monkeypatch: pyte
     ],
 )
 def test_options_without_sense_are_refused(folder: Path, slide: Slide, options: FrameOptions):
-    write_all(folder, slide([0.0, 5.0]))
+    write_all(folder, slide([0.0, 5.0, 10.0]))
     with pytest.raises(FlowCamError):
         load_frames(folder, options)
 
 
 def test_tiny_images_are_refused(folder: Path, slide: Slide):
-    write_all(folder, slide([0.0, 5.0], size=(20, 12)))
+    write_all(folder, slide([0.0, 5.0, 10.0], size=(20, 12)))
     with pytest.raises(FlowCamError, match="at least 32 px"):
         load_frames(folder)
 
