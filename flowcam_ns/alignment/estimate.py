@@ -19,6 +19,7 @@ from flowcam_ns.alignment.bootstrap import FOCAL_SPREAD, PIXEL, TYPICAL_FOCAL, L
 from flowcam_ns.alignment.chunks import single_torch_thread
 from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.far_pairs import choose_far_pairs, measure_far_pairs
+from flowcam_ns.alignment.given_start import segment_from_poses
 from flowcam_ns.alignment.grow import Segment
 from flowcam_ns.alignment.handover import make_alignment
 from flowcam_ns.alignment.lens import lens_from_camera
@@ -59,6 +60,7 @@ def estimate_poses(
     options: AlignmentOptions | None = None,
     progress: Progress | None = None,
     flow: FlowStore | None = None,
+    start: Float[Tensor, "frames 4 4"] | None = None,
 ) -> Alignment:
     """Camera poses, lens and surface points of a video, by flow bundle adjustment.
 
@@ -68,12 +70,14 @@ def estimate_poses(
         options: settings.
         progress: called as the work goes on.
         flow: the frames' optical flow, if it is at hand already; made from `options` otherwise.
+        start: poses of all frames to start from (OpenCV c2w in any world and scale, such as the network's); where they
+            lead nowhere, and where None, the solve starts from nothing.
 
     Raises:
         FlowCamError: the frames carry no poses: too few, a still camera, no texture.
     """
     with single_torch_thread():
-        return _estimate(frames, camera, options or AlignmentOptions(), progress, flow)
+        return _estimate(frames, camera, options or AlignmentOptions(), progress, flow, start)
 
 
 def _estimate(
@@ -82,6 +86,7 @@ def _estimate(
     options: AlignmentOptions,
     progress: Progress | None,
     flow: FlowStore | None,
+    start: Float[Tensor, "frames 4 4"] | None,
 ) -> Alignment:
     if not isinstance(frames, Frames):
         frames = load_frames(frames)
@@ -96,8 +101,13 @@ def _estimate(
     with watch("solve"):
         problem = measure.build_problem(store, points, measured)
         coarse = problem.thinned(_subset(points.shape[1], COARSE_SHARE))
-        segments = solve_segments(
-            coarse, motion, support, belief, lambda part: _report_segment(report, part, len(frames))
+        given = None if start is None else segment_from_poses(coarse, start, belief)
+        segments = (
+            [given]
+            if given is not None
+            else solve_segments(
+                coarse, motion, support, belief, lambda part: _report_segment(report, part, len(frames))
+            )
         )
         if not segments:
             raise FlowCamError(

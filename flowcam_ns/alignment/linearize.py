@@ -4,7 +4,10 @@ A pixel p of frame i with ray r and inverse depth d is the projective point (r, 
 y = R_ji r + d t_ji, whose pixel pi(y) is compared with where the flow put it. Written this way a point at infinity
 (d = 0) is no special case. Poses are perturbed on the right, T <- T exp(v, omega), so that
 
-    dy/dv_i = d R_ji,  dy/domega_i = -R_ji [r]x,  dy/dv_j = -d I,  dy/domega_j = [y]x,  dy/dd = t_ji.
+    dy/dv_i = d R_ji,  dy/domega_i = -R_ji [r]x,  dy/dd = t_ji.
+
+Only the relative pose counts, so the derivatives by frame j's pose are those by frame i's, times `target_adjoint`:
+they are never written out.
 
 Tensors keep the points in their last dimension: everything below is long contiguous arithmetic.
 """
@@ -22,10 +25,10 @@ from flowcam_ns.geometry import se3
 MIN_DEPTH_RATIO = 0.02
 """A point whose z shrinks to less than this share between two frames counts as behind the camera: no residual."""
 
-SOURCE, TARGET = slice(0, 6), slice(6, 12)
-DEPTH, RESIDUAL = 12, 13
-LENS = slice(14, 14 + LENS_SIZE)
-COLUMNS = 14 + LENS_SIZE
+SOURCE = slice(0, 6)
+DEPTH, RESIDUAL = 6, 7
+LENS = slice(8, 8 + LENS_SIZE)
+COLUMNS = 8 + LENS_SIZE
 """Order of the derivatives; those by the lens come last, so that they can be left out."""
 
 
@@ -55,7 +58,7 @@ def linearize(
 ) -> tuple[Float[Tensor, "rows slots columns 2 points"], Bool[Tensor, "rows slots points"]]:
     """Derivatives of both residual components, and the residual itself as the last column.
 
-    The columns are the source pose (6), target pose (6), inverse depth, residual and, `with_lens`, the lens.
+    The columns are the source pose (6), inverse depth, residual and, `with_lens`, the lens.
     """
     lens, inverse_depth = state.lens.to(problem.points.dtype), state.inverse_depth.to(problem.points.dtype)
     ray = rays(problem.points, lens)
@@ -78,14 +81,25 @@ def linearize(
 
     torch.mul(by_y_source, depth, out=out[:, :, 0:3])
     _cross(source_point, by_y_source, out[:, :, 3:6])
-    torch.mul(by_y, -depth, out=out[:, :, 6:9])
-    _cross(by_y, y[:, :, :, None], out[:, :, 9:12])
     if by_lens is not None:
         ray_by_lens = ray_lens_jacobian(problem.points, ray, lens)
         out[:, :, LENS] = by_lens + torch.einsum("rskap,rlkp->rslap", by_y_source[:, :, :2], ray_by_lens)
     out[:, :, DEPTH] = (translation.transpose(-1, -2) @ flat).reshape(rows, slots, 2, points)
     out[:, :, RESIDUAL] = pixels - problem.targets
     return out, y[..., 2, :] > MIN_DEPTH_RATIO
+
+
+def target_adjoint(problem: FlowProblem, state: FlowState) -> Float[Tensor, "rows slots 6 6"]:
+    """What turns derivatives by the source's pose into those by the target's: J_target = J_source A, float64.
+
+    T_ji exp(xi_i) and exp(-xi_j) T_ji = T_ji exp(-Ad(T_ij) xi_j) are the same motion seen from both ends.
+    """
+    back = se3.inverse(state.c2w)[problem.sources][:, None] @ state.c2w[problem.neighbours]
+    rotation, translation = back[..., :3, :3], back[..., :3, 3]
+    adjoint = back.new_zeros(*back.shape[:2], 6, 6)
+    adjoint[..., :3, :3] = adjoint[..., 3:, 3:] = -rotation
+    adjoint[..., :3, 3:] = -se3.skew(translation) @ rotation
+    return adjoint
 
 
 def _cross(a: Tensor, b: Tensor, out: Tensor) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from flowcam_ns.alignment.chunks import over_chunks
 from flowcam_ns.alignment.lens import LENS_SIZE
-from flowcam_ns.alignment.linearize import COLUMNS, DEPTH, LENS, RESIDUAL, SOURCE, TARGET, linearize
+from flowcam_ns.alignment.linearize import COLUMNS, DEPTH, LENS, RESIDUAL, SOURCE, linearize, target_adjoint
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.alignment.robust import robust_cost
 
@@ -57,7 +57,7 @@ def build(
     def accumulate(chunk: FlowProblem, part: FlowState) -> tuple[Tensor, ...]:
         linearization, valid = linearize(chunk, part, with_lens)
         cost, weights = robust_cost(chunk.confidence, linearization[:, :, RESIDUAL], valid, scale)
-        return cost.double(), *_accumulate(linearization, weights)
+        return cost.double(), *_accumulate(linearization, weights, target_adjoint(chunk, part))
 
     cost, *parts = zip(*over_chunks(problem, state, accumulate), strict=True)
     camera, gradient, coupling, depth, depth_gradient = (torch.cat(items).double() for items in parts)
@@ -68,7 +68,9 @@ def build(
 
 
 def _accumulate(
-    linearization: Float[Tensor, "rows slots columns 2 points"], weights: Float[Tensor, "rows slots points"]
+    linearization: Float[Tensor, "rows slots columns 2 points"],
+    weights: Float[Tensor, "rows slots points"],
+    adjoint: Float[Tensor, "rows slots 6 6"],
 ) -> tuple[Tensor, ...]:
     """Blocks of the weighted normal equations (`linearization` is overwritten)."""
     rows, slots, points = weights.shape
@@ -79,6 +81,9 @@ def _accumulate(
     per_point = (weighted * weighted[:, :, DEPTH : DEPTH + 1]).sum(3)
     depth, depth_gradient = per_point[:, :, DEPTH].sum(1), per_point[:, :, RESIDUAL].sum(1)
 
+    # The target's derivatives are the source's times the adjoint.
+    to_target = adjoint.transpose(-1, -2)
+    target = to_target @ blocks[:, :, SOURCE]
     local = POSE_SIZE * (1 + slots) + LENS_SIZE
     own, middle, tail = slice(0, POSE_SIZE), slice(POSE_SIZE, local - LENS_SIZE), slice(local - LENS_SIZE, local)
     camera = blocks.new_zeros(rows, local, local)
@@ -86,16 +91,17 @@ def _accumulate(
     coupling = per_point.new_zeros(rows, local, points)
     total = blocks.sum(1)
     camera[:, own, own], gradient[:, own] = total[:, SOURCE, SOURCE], total[:, SOURCE, RESIDUAL]
-    camera[:, own, middle] = blocks[:, :, SOURCE, TARGET].transpose(1, 2).flatten(2)
-    camera[:, middle, own] = camera[:, own, middle].transpose(1, 2)
-    gradient[:, middle] = blocks[:, :, TARGET, RESIDUAL].flatten(1)
-    coupling[:, own], coupling[:, middle] = per_point[:, :, SOURCE].sum(1), per_point[:, :, TARGET].flatten(1, 2)
-    for slot in range(slots):
-        here = slice(POSE_SIZE * (1 + slot), POSE_SIZE * (2 + slot))
-        camera[:, here, here] = blocks[:, slot, TARGET, TARGET]
+    camera[:, middle, own] = target[..., SOURCE].flatten(1, 2)
+    camera[:, own, middle] = camera[:, middle, own].transpose(1, 2)
+    gradient[:, middle] = target[..., RESIDUAL].flatten(1)
+    coupling[:, own] = per_point[:, :, SOURCE].sum(1)
+    coupling[:, middle] = (to_target.to(per_point.dtype) @ per_point[:, :, SOURCE]).flatten(1, 2)
+    # One block a slot along the diagonal.
+    diagonal = camera[:, middle, middle].unflatten(2, (slots, POSE_SIZE)).unflatten(1, (slots, POSE_SIZE))
+    diagonal.diagonal(dim1=1, dim2=3).copy_((target[..., SOURCE] @ adjoint).permute(0, 2, 3, 1))
     if blocks.shape[-1] == COLUMNS:
         camera[:, own, tail], camera[:, tail, tail] = total[:, SOURCE, LENS], total[:, LENS, LENS]
-        camera[:, middle, tail] = blocks[:, :, TARGET, LENS].flatten(1, 2)
+        camera[:, middle, tail] = target[..., LENS].flatten(1, 2)
         camera[:, tail, :-LENS_SIZE] = camera[:, :-LENS_SIZE, tail].transpose(1, 2)
         gradient[:, tail], coupling[:, tail] = total[:, LENS, RESIDUAL], per_point[:, :, LENS].sum(1)
     return camera, gradient, coupling, depth, depth_gradient

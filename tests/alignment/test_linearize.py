@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flowcam_ns.alignment.linearize import DEPTH, LENS, RESIDUAL, SOURCE, TARGET, linearize, residuals
+from flowcam_ns.alignment.linearize import DEPTH, LENS, RESIDUAL, SOURCE, linearize, residuals, target_adjoint
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.geometry import se3
 
@@ -28,6 +28,7 @@ def test_every_column_matches_autograd(exact_problem: MakeProblem) -> None:
     problem, truth = exact_problem(frames=3, points=4, gaps=(1, 2), lens=LENS_VALUES)
     state = disturbed(truth)
     columns, _ = linearize(problem, state)
+    adjoint = target_adjoint(problem, state)
 
     def moved(tangent: torch.Tensor, depth: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
         return residuals(problem, FlowState(state.c2w @ se3.exp(tangent), depth, lens))[0]
@@ -42,7 +43,8 @@ def test_every_column_matches_autograd(exact_problem: MakeProblem) -> None:
                 continue
             expected = by_pose[row, slot].permute(2, 3, 0, 1)
             assert (columns[row, slot, SOURCE] - expected[row]).abs().max() < 1e-10
-            assert (columns[row, slot, TARGET] - expected[target]).abs().max() < 1e-10
+            by_target = torch.einsum("bkp,ba->akp", columns[row, slot, SOURCE], adjoint[row, slot])
+            assert (by_target - expected[target]).abs().max() < 1e-10
             own_depth = torch.diagonal(by_depth[row, slot][:, :, row], dim1=1, dim2=2)
             assert (columns[row, slot, DEPTH] - own_depth).abs().max() < 1e-10
 

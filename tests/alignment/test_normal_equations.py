@@ -12,7 +12,7 @@ import torch
 
 from flowcam_ns.alignment import chunks, normal_equations
 from flowcam_ns.alignment.lens import LENS_SIZE
-from flowcam_ns.alignment.linearize import DEPTH, LENS, RESIDUAL, SOURCE, TARGET, linearize
+from flowcam_ns.alignment.linearize import DEPTH, LENS, RESIDUAL, SOURCE, linearize, target_adjoint
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.alignment.robust import robust_cost
 from flowcam_ns.geometry import se3
@@ -44,6 +44,7 @@ def prior_of(state: FlowState) -> tuple[torch.Tensor, torch.Tensor]:
 def dense_step(problem: FlowProblem, state: FlowState, free: Free) -> tuple[torch.Tensor, torch.Tensor]:
     """The same damped step from the whole Jacobian, depths and all, by a dense solve."""
     columns, valid = linearize(problem, state)
+    adjoint = target_adjoint(problem, state)
     _, weights = robust_cost(problem.confidence, columns[:, :, RESIDUAL], valid, SCALE)
     rows, slots, _, _, points = columns.shape
     frames = len(state.c2w)
@@ -53,7 +54,8 @@ def dense_step(problem: FlowProblem, state: FlowState, free: Free) -> tuple[torc
         for slot in range(slots):
             target, here = int(problem.neighbours[row, slot]), jacobian[row, slot]
             here[..., 6 * row : 6 * row + 6] += columns[row, slot, SOURCE].permute(1, 2, 0)
-            here[..., 6 * target : 6 * target + 6] += columns[row, slot, TARGET].permute(1, 2, 0)
+            by_target = torch.einsum("bkp,ba->kpa", columns[row, slot, SOURCE], adjoint[row, slot])
+            here[..., 6 * target : 6 * target + 6] += by_target
             here[..., 6 * frames : cameras] = columns[row, slot, LENS].permute(1, 2, 0)
             for point in range(points):
                 here[:, point, cameras + row * points + point] = columns[row, slot, DEPTH, :, point]
