@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flowcam_ns.alignment.estimate import estimate_poses
+    from flowcam_ns.model.reference import load_reference
 
 __version__ = "0.1.0"
-__all__ = ["estimate_poses"]
+__all__ = ["estimate_poses", "load_reference"]
 
 
 def __getattr__(name: str) -> object:
@@ -20,4 +21,8 @@ def __getattr__(name: str) -> object:
         from flowcam_ns.alignment.estimate import estimate_poses
 
         return estimate_poses
+    if name == "load_reference":
+        from flowcam_ns.model.reference import load_reference
+
+        return load_reference
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,8 +16,9 @@ from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.geometry.trajectory import align_sim3
-from flowcam_ns.model.clip_training import NetworkVideo, fit_network, network_poses
+from flowcam_ns.model.clip_training import NetworkVideo, fit_network
 from flowcam_ns.model.network_stage import NetworkStage
+from flowcam_ns.model.online import network_poses
 from flowcam_ns.model.view_outputs import induced_flow
 from flowcam_ns.video.frames import Frames
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import socket
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +40,30 @@ class RAFTFlow:
     _model: torch.nn.Module | None = field(default=None, repr=False, compare=False)
     _weights: str = field(default="", repr=False, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    @classmethod
+    def with_small_weights(cls, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> RAFTFlow:
+        """RAFT-small with the weights of a state dict of torchvision's `raft_small` (those of a FlowCam checkpoint).
+
+        Raises FlowCamError where they do not fit.
+        """
+        from torchvision.models.optical_flow import raft_small
+
+        network = raft_small(weights=None)
+        try:
+            network.load_state_dict(dict(state))
+        except RuntimeError as error:
+            raise FlowCamError(f"the checkpoint's flow weights are not those of RAFT-small: {error}") from error
+        digest = hashlib.sha256()
+        for name in sorted(state):
+            digest.update(name.encode() + state[name].detach().cpu().contiguous().numpy().tobytes())
+        device = torch.device(device)
+        return cls(
+            small=True,
+            device=device,
+            _model=network.to(device).eval(),
+            _weights=f"checkpoint {digest.hexdigest()[:16]}",
+        )
 
     @property
     def name(self) -> str:

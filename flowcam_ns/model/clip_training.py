@@ -1,4 +1,4 @@
-"""Training the network on one video: clips cut from it, their losses, and the trajectory that comes out."""
+"""Training the network on one video: clips cut from it, and their losses."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flowcam_ns.geometry import se3
-from flowcam_ns.model import scene_flow
 from flowcam_ns.model.clip import Clip
 from flowcam_ns.model.flowcam_network import FlowCamNetwork, NetworkOutput
 from flowcam_ns.model.losses import NetworkLossConfig, clip_losses
@@ -130,35 +128,3 @@ def fit_network(
         schedule.step()
         if report is not None:
             report(step, {name: float(loss.detach()) for name, loss in losses.items()})
-
-
-@torch.no_grad()
-def relative_poses_of_video(
-    network: FlowCamNetwork, video: NetworkVideo, stride: int = 3, window: int = 16
-) -> Float[Tensor, "pairs 4 4"]:
-    """T(t <- t + 1) of all neighbours, from every `stride`-th row and column, `window` frames at a time.
-
-    Windows share one frame. Its features are the same in both, because every frame but the first sees its own flow: so
-    surfaces, and with them the scale, carry over.
-    """
-    height, width = video.frames.shape[-2:]
-    grid = torch.arange(height * width, device=video.frames.device).reshape(height, width)
-    rays = grid[stride // 2 :: stride, stride // 2 :: stride].flatten()
-    was_training = network.training
-    network.eval()
-    motions = []
-    for start in range(0, len(video.frames) - 1, window - 1):
-        clip = video.clip(start, min(window, len(video.frames) - start))
-        motions.append(network.estimate_motion(clip, rays).relative[0])
-    network.train(was_training)
-    return torch.cat(motions)
-
-
-def chain_poses(relative: Float[Tensor, "pairs 4 4"]) -> Float[Tensor, "frames 4 4"]:
-    """Camera-to-world of all frames in the first one's camera, float64, rotations kept orthonormal."""
-    return scene_flow.chain(se3.orthonormalized(relative.double())[None])[0]
-
-
-def network_poses(network: FlowCamNetwork, video: NetworkVideo, stride: int = 3) -> Float[Tensor, "frames 4 4"]:
-    """The network's own trajectory of a video: chained camera-to-world poses (OpenCV axes), frame 0 at the identity."""
-    return chain_poses(relative_poses_of_video(network, video, stride))

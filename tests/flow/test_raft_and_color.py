@@ -102,3 +102,18 @@ def test_the_length_scale_comes_from_the_flow_itself() -> None:
     flow = torch.rand(30, 40, 2, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(flow_to_rgb(flow), flow_to_rgb(100 * flow))
     assert flow_to_rgb(torch.zeros(0, 2)).shape == (0, 3)
+
+
+def test_weights_of_a_checkpoint_are_used_and_told_apart() -> None:
+    from torchvision.models.optical_flow import raft_small
+
+    torch.manual_seed(0)
+    state = raft_small(weights=None).state_dict()
+    other = {name: tensor.clone() for name, tensor in state.items()}
+    other["mask_predictor.conv.bias" if "mask_predictor.conv.bias" in other else next(iter(other))] += 1
+    first, second = (RAFTFlow.with_small_weights(weights) for weights in (state, other))
+    assert first.key != second.key
+    assert first.key.startswith("raft-small checkpoint ")
+    assert first(*shifted_pair()).shape == (150, 202, 2)
+    with pytest.raises(FlowCamError, match="not those of RAFT-small"):
+        RAFTFlow.with_small_weights({"x": torch.ones(1)})

@@ -20,18 +20,16 @@ from flowcam_ns.model.alignment_loss import (
 from flowcam_ns.model.clip_training import (
     ClipTrainingConfig,
     NetworkVideo,
-    chain_poses,
     fit_network,
     learning_rate_share,
     network_losses,
-    network_poses,
-    relative_poses_of_video,
     sample_clip,
 )
 from flowcam_ns.model.flow_losses import chained_flow, soft_length, wide_flow_loss
 from flowcam_ns.model.flowcam_network import FlowCamNetwork
 from flowcam_ns.model.losses import NetworkLossConfig
 from flowcam_ns.model.network_config import NetworkConfig, small_config
+from flowcam_ns.model.online import chain_poses, network_poses, relative_poses_of_video
 from flowcam_ns.synthetic.clip import SyntheticClip, make_clip
 
 WIDTH, HEIGHT, FRAMES = 96, 54, 60

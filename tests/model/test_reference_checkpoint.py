@@ -9,15 +9,10 @@ import pytest
 import torch
 
 from flowcam_ns.errors import FlowCamError
+from flowcam_ns.model.checkpoint import read_checkpoint, shapes_of, to_authors_names, write_checkpoint
 from flowcam_ns.model.flowcam_network import FlowCamNetwork
 from flowcam_ns.model.network_config import NetworkConfig, small_config
-from flowcam_ns.model.reference import (
-    load_reference,
-    published_shapes,
-    read_checkpoint,
-    to_authors_names,
-    write_checkpoint,
-)
+from flowcam_ns.model.reference import load_reference
 
 RAFT_KEY = "raft_midas_net.raft.feature_encoder.convnormrelu.0.bias"
 
@@ -38,7 +33,7 @@ def test_the_network_has_the_keys_and_shapes_of_the_authors() -> None:
 
     listed = json.loads((Path(__file__).parents[1] / "data" / "flowcam_checkpoint_keys.json").read_text())
     expected = {name: tuple(shape) for name, shape in listed.items() if not name.startswith("raft_midas_net.")}
-    assert {name: tuple(shape) for name, shape in published_shapes().items()} == expected
+    assert {name: tuple(shape) for name, shape in shapes_of(NetworkConfig()).items()} == expected
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -83,9 +78,38 @@ def test_a_differing_network_is_refused_by_name(tmp_path: Path, network: FlowCam
         assert part in message
 
 
-def test_a_small_network_is_not_written_as_a_published_one(tmp_path: Path) -> None:
-    with pytest.raises(FlowCamError, match="not the published"):
-        write_checkpoint(tmp_path / "small.pt", FlowCamNetwork(small_config()))
+def test_a_network_of_our_sizes_goes_there_and_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = FlowCamNetwork(small_config(num_context_views=3))
+    write_checkpoint(tmp_path / "small.pt", small, step=9, long_side=96)
+    checkpoint = read_checkpoint(tmp_path / "small.pt")
+    assert (checkpoint.step, checkpoint.long_side, checkpoint.layers) == (9, 96, small.config)
+    loaded = checkpoint.build().state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in small.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {"encoder_width": 10**9},
+        {"encoder_width": 4.5},
+        {"encoder": "vgg"},
+        {"size": 3},
+        {"opaque_far": 1},
+        [1],
+        "small",
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(tmp_path: Path, layers: object) -> None:
+    path = saved(tmp_path / "odd.pt", to_authors_names(FlowCamNetwork(small_config()).state_dict()), layers=layers)
+    with pytest.raises(FlowCamError, match=r"odd\.pt holds"):
+        read_checkpoint(path)
+
+
+def test_a_run_s_own_checkpoint_is_told_from_the_exported_one(tmp_path: Path) -> None:
+    torch.save({"step": 1, "pipeline": {}, "optimizers": {}}, tmp_path / "step-000000001.ckpt")
+    with pytest.raises(FlowCamError, match=r"flowcam\.pt beside it"):
+        read_checkpoint(tmp_path / "step-000000001.ckpt")
 
 
 class Harmful:
