@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
 from flowcam_ns.console import one_line_errors
 from flowcam_ns.data.datamanager import FlowCamDataManagerConfig
 from flowcam_ns.data.frame_source import decode_frames
+from flowcam_ns.data.splat_datamanager import FlowCamSplatDataManagerConfig
 from flowcam_ns.errors import FlowCamError
+from flowcam_ns.model.flowcam_model import FlowCamModelConfig
+from flowcam_ns.model.splat_model import require_cuda
 from flowcam_ns.pipeline import FlowCamPipeline
 
 INTERRUPTED = 130
@@ -33,6 +36,8 @@ class FlowCamTrainerConfig(TrainerConfig):
                 datamanager = self._datamanager()
                 path = datamanager.data or datamanager.dataparser.data
                 decode_frames(Path(path), datamanager.dataparser.frames)
+                if isinstance(self.pipeline.model, FlowCamModelConfig):
+                    self.pipeline.model.adopt_checkpoint()
         except KeyboardInterrupt:
             raise SystemExit(INTERRUPTED) from None
         super().set_timestamp()
@@ -56,9 +61,9 @@ class FlowCamTrainerConfig(TrainerConfig):
             self.experiment_name = data.stem if data.is_file() else _folder_name(data)
         super().set_experiment_name()
 
-    def _datamanager(self) -> FlowCamDataManagerConfig:
+    def _datamanager(self) -> FlowCamDataManagerConfig | FlowCamSplatDataManagerConfig:
         datamanager = self.pipeline.datamanager
-        assert isinstance(datamanager, FlowCamDataManagerConfig)
+        assert isinstance(datamanager, FlowCamDataManagerConfig | FlowCamSplatDataManagerConfig)
         return datamanager
 
     def _make_absolute(self) -> None:
@@ -69,6 +74,17 @@ class FlowCamTrainerConfig(TrainerConfig):
                 owner.data = owner.data.expanduser().absolute()
         if datamanager.dataparser.frames.masks is not None:
             datamanager.dataparser.frames.masks = datamanager.dataparser.frames.masks.expanduser().absolute()
+
+
+@dataclass
+class FlowCamSplatTrainerConfig(FlowCamTrainerConfig):
+    """Configuration for training Gaussian splats."""
+
+    def set_timestamp(self) -> None:
+        """The first thing `ns-train` calls: what cannot be rasterised need not be posed."""
+        with one_line_errors():
+            require_cuda()
+        super().set_timestamp()
 
 
 class FlowCamTrainer(Trainer):
@@ -93,8 +109,8 @@ class FlowCamTrainer(Trainer):
     def _interrupted(self) -> None:
         if self.training_state == "completed":
             return
-        pipeline = cast(FlowCamPipeline, self.pipeline)
-        if pipeline.flowcam.camera_optimizer.is_solved:
+        pipeline = self.pipeline
+        if not isinstance(pipeline, FlowCamPipeline) or pipeline.flowcam.camera_optimizer.is_solved:
             self.save_checkpoint(self.step)
             print(f"\nInterrupted at step {self.step}; resume with --load-dir {self.checkpoint_dir}")
         else:

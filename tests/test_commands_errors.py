@@ -90,3 +90,20 @@ def test_installed_command_says_it_too(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "nowhere.mp4 does not exist" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_splats_without_cuda_name_the_method_that_works(tmp_path: Path) -> None:
+    """The device is hidden, so that this holds on GPU machines too."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ns-train"), "flowcam-splat", "--data", "video.mp4"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 1
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("Error: "))
+    assert "ns-train flowcam --data" in line
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())

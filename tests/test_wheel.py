@@ -56,8 +56,9 @@ def test_its_metadata_is_fit_for_a_package_index(wheel: zipfile.ZipFile) -> None
     assert metadata["Requires-Python"] == "<3.13,>=3.10"
 
 
-def test_it_registers_the_method_and_the_command(wheel: zipfile.ZipFile) -> None:
+def test_it_registers_the_methods_and_the_command(wheel: zipfile.ZipFile) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     entry_points = wheel.read(name).decode()
     assert "[nerfstudio.method_configs]\nflowcam = flowcam_ns.method_configs.flowcam:flowcam_method" in entry_points
+    assert "\nflowcam-splat = flowcam_ns.method_configs.flowcam_splat:flowcam_splat_method" in entry_points
     assert "[console_scripts]\nflowcam-poses = flowcam_ns.cli.poses:entrypoint" in entry_points

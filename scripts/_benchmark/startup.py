@@ -19,7 +19,7 @@ def without_flowcam(**wanted):
     points = found(**wanted)
     if wanted.get("group") != "nerfstudio.method_configs":
         return points
-    return importlib.metadata.EntryPoints(point for point in points if point.name != "flowcam")
+    return importlib.metadata.EntryPoints(point for point in points if not point.name.startswith("flowcam"))
 if sys.argv.pop(1) == "without":
     importlib.metadata.entry_points = without_flowcam
 from nerfstudio.scripts.train import entrypoint
