@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from _benchmark.command import run
 from _benchmark.tables import Section, markdown_table, write_report, written
-from _benchmark.views import run
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.synthetic.clip import ClipPlan, plan_clip
 from flowcam_ns.synthetic.exact_flow import ExactFlowStore

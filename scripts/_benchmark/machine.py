@@ -19,7 +19,7 @@ def describe_machine() -> dict[str, Value]:
     """CPU, GPU, versions, command and date."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "command": shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "cpu": f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "

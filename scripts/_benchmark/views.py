@@ -3,36 +3,10 @@
 from __future__ import annotations
 
 import json
-import shlex
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from _benchmark.command import Finished, run
 from _benchmark.tables import Row, Section
-
-MIB_PER_RSS_UNIT = 1 / 1024
-"""Linux counts the resident set in KiB."""
-
-WEIGH = """
-import resource, subprocess, sys
-code = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.exit(code)
-"""
-"""Runs a command and prints the largest resident set among it and its children. A process of its own, because a child
-starts out with its parent's memory on its account: this one has next to none."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What a command cost."""
-
-    seconds: float
-    peak_mib: float
-    """Resident memory of its largest process."""
 
 
 def views_section(images: Path, folder: Path) -> Section:
@@ -52,20 +26,6 @@ def views_section(images: Path, folder: Path) -> Section:
         "colour, depth or seed point comes from them. Copy: the nearest frame in place of a rendering."
     )
     return section
-
-
-def run(command: Sequence[str], log: Path) -> Finished:
-    """Run one of the environment's commands to its end, its output in `log`; raises RuntimeError where it fails."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    program = str(Path(sys.executable).with_name(command[0]))
-    started = time.monotonic()
-    with log.open("wb") as output:
-        weighed = [sys.executable, "-S", "-c", WEIGH, program, *command[1:]]
-        process = subprocess.run(weighed, stdout=subprocess.PIPE, stderr=output, text=True, check=False)
-    seconds = time.monotonic() - started
-    if process.returncode != 0:
-        raise RuntimeError(f"{shlex.join(command)} failed with exit code {process.returncode}; see {log}")
-    return Finished(seconds, int(process.stdout) * MIB_PER_RSS_UNIT)
 
 
 def _row(scores: dict[str, float], trained: Finished) -> Row:

@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Race our pose estimation against COLMAP on recorded sequences, and check what ours says about its own errors.
+
+Needs pycolmap: pip install ".[benchmark]"
+
+python scripts/benchmark_poses.py --data ../shared/data --sequences flip_phone_desk fox:23
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import tyro
+
+from _benchmark.calibration_table import Case, calibration_section, synthetic_cases
+from _benchmark.comparison import Race, accuracy_section, cost_section
+from _benchmark.judge_table import judge_rows, judge_section
+from _benchmark.machine import describe_machine
+from _benchmark.methods import Method, installed, run_method
+from _benchmark.sequences import RecordedSequence, all_names, load_sequence
+from _benchmark.tables import Section, write_report
+from flowcam_ns.errors import FlowCamError
+from flowcam_ns.synthetic.motions import BENCHMARK_MOTIONS
+
+
+@dataclass
+class BenchmarkOptions:
+    """What to compare, and where to put it."""
+
+    data: Path = Path("../shared/data")
+    """Folder that holds the recorded sequences, each a dataset folder with transforms.json."""
+    sequences: tuple[str, ...] = ()
+    """Folders below `data`; ":23" after a name takes only its first 23 frames. Every folder if none is named."""
+    methods: tuple[Method, ...] = ("ours", "colmap", "colmap-global")
+    """Who takes part. The global mapper is left out where the installed pycolmap has none."""
+    output_dir: Path = Path("outputs/benchmark_poses")
+    """Folder for benchmark.md, benchmark.json, and every method's poses and log."""
+    cores: int = 2
+    """Processor cores that each method may use."""
+    time_limit: float = 3600
+    """Seconds after which a method counts as failed on a sequence."""
+    judge: bool = True
+    """Whether poses are also judged by feature matches, which needs no truth."""
+    motions: tuple[str, ...] = BENCHMARK_MOTIONS
+    """Synthetic motions on which the reported uncertainty is checked, beside the recorded sequences."""
+    seeds: tuple[int, ...] = (1,)
+    """Seeds of the synthetic scenes; every motion is filmed in each."""
+    independent: tuple[str, ...] = ("kitti06_street", "box_realsense")
+    """Sequences whose truth was not made from their images: the reported uncertainty of these is pooled apart."""
+
+
+def main(options: BenchmarkOptions) -> None:
+    """Sequence by sequence; what is measured is on disk before the next one starts."""
+    methods = installed(options.methods)
+    sequences = [load_sequence(options.data, name) for name in options.sequences or all_names(options.data)]
+    machine = describe_machine()
+    if methods != ("ours",):
+        machine["pycolmap"] = version("pycolmap")
+    races: list[Race] = []
+    judged = judge_section()
+    for sequence in sequences:
+        races.append(run_race(sequence, methods, options))
+        if options.judge:
+            judged.rows.extend(judge_rows(races[-1]))
+        report(options, machine, [accuracy_section(races), cost_section(races), judged])
+    if "ours" in methods:
+        calibration = calibration_section(calibration_cases(races, options))
+        report(options, machine, [accuracy_section(races), cost_section(races), judged, calibration])
+    print(f"\nwritten to {options.output_dir / 'benchmark.md'} and benchmark.json")
+
+
+def run_race(sequence: RecordedSequence, methods: tuple[Method, ...], options: BenchmarkOptions) -> Race:
+    """Every method in turn on the same frames."""
+    outcomes = []
+    with tempfile.TemporaryDirectory(prefix="flowcam-benchmark-") as scratch:
+        images = sequence.link_images(Path(scratch) / "frames")
+        for method in methods:
+            result = options.output_dir / "runs" / f"{sequence.name.replace(':', '_')}-{method}.json"
+            outcome = run_method(
+                method, images, len(sequence.frames), result, cores=options.cores, time_limit=options.time_limit
+            )
+            posed = int(outcome.estimate.posed.sum())
+            print(f"{sequence.name}: {outcome.title}: {posed} posed in {outcome.seconds:.1f} s", flush=True)
+            outcomes.append(outcome)
+    return Race(sequence, outcomes)
+
+
+def calibration_cases(races: list[Race], options: BenchmarkOptions) -> Iterable[Case]:
+    """The recorded sequences as they were solved, then the synthetic motions."""
+    for race in races:
+        ours, truth = race.ours(), race.sequence.truth
+        folder = race.sequence.name.partition(":")[0]
+        group = "recorded, independent truth" if folder in options.independent else "recorded, truth from images"
+        if ours is not None:
+            yield Case(race.sequence.name, group, ours, truth.c2w, truth.camera)
+    yield from synthetic_cases(options.motions, options.seeds, options.output_dir / "synthetic", options.cores)
+
+
+def report(options: BenchmarkOptions, machine: dict, sections: list[Section]) -> None:
+    """Write everything, print the tables."""
+    write_report(options.output_dir, machine, sections)
+    print("\n" + "\n\n".join(section.markdown() for section in sections), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(tyro.cli(BenchmarkOptions, description=__doc__)))
+    except FlowCamError as error:
+        raise SystemExit(f"error: {error}") from None
