@@ -20,12 +20,14 @@ from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.console import one_line_errors
 from flowcam_ns.data.datamanager import FlowCamDataManager, FlowCamDataManagerConfig
 from flowcam_ns.data.held_out import held_out_frames
+from flowcam_ns.data.network_poses import network_flow
 from flowcam_ns.data.network_video import longest_run, network_video
 from flowcam_ns.data.run_files import write_run_files
 from flowcam_ns.data.solve import Reconstruction, reconstruct
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.metrics import score_trajectory
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
+from flowcam_ns.model.checkpoint import read_checkpoint
 from flowcam_ns.model.flowcam_model import FlowCamModel, FlowCamModelConfig
 from flowcam_ns.startup import export_hint
 from flowcam_ns.viewer.panel import FlowCamPanel
@@ -99,6 +101,8 @@ class FlowCamPipeline(VanillaPipeline):
             from flowcam_ns.alignment.estimate import flow_store
 
             store = flow_store(frames, self.config.alignment)
+            if self.config.model.checkpoint is not None and self.config.model.checkpoint.is_file():
+                store = network_flow(frames, read_checkpoint(self.config.model.checkpoint), self.config.alignment)
             side = self.config.model.network.long_side
             video = network_video(frames, store, cameras.camera, posed, side, self.device)
             network.teach(video, cameras.c2w[posed], self.flowcam.scene_depth.depth()[0])
@@ -107,6 +111,9 @@ class FlowCamPipeline(VanillaPipeline):
     def _solve(self) -> None:
         frames = self.datamanager.frames
         paper = self.flowcam.network if self.config.model.network.paper else None
+        checkpoint = self.config.model.checkpoint
+        if checkpoint is not None and self.flowcam.network is not None:
+            self.flowcam.network.start_from(read_checkpoint(checkpoint))
         with Progress(
             TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=CONSOLE, transient=True
         ) as bars:
@@ -118,7 +125,7 @@ class FlowCamPipeline(VanillaPipeline):
                 if c2w is not None:
                     self._show_unfinished(c2w)
 
-            solved = reconstruct(frames, held_out_frames(len(frames)), self.config.alignment, report, paper)
+            solved = reconstruct(frames, held_out_frames(len(frames)), self.config.alignment, report, paper, checkpoint)
         self.flowcam.adopt(solved.cameras, solved.inverse_depth, solved.confidence)
         self._spread_cameras(solved.cameras)
         if self._run_folder is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import tyro
 
@@ -19,7 +19,9 @@ from flowcam_ns.errors import FlowCamError
 from flowcam_ns.video.options import FrameOptions
 
 if TYPE_CHECKING:
+    from flowcam_ns.alignment.result import Alignment
     from flowcam_ns.formats.report import PoseReport
+    from flowcam_ns.video.frames import Frames
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended."""
@@ -40,6 +42,12 @@ class PosesConfig:
     """Folder to write to. It may be missing, empty, or the result of an earlier run, which is then replaced."""
     overwrite: bool = False
     """Write even if the folder holds other things. Files of the same names are replaced, no others are touched."""
+    method: Literal["flow", "network"] = "flow"
+    """flow: bundle adjustment of the optical flow. network: one forward pass of a trained FlowCam network."""
+    checkpoint: Optional[Path] = None  # noqa: UP045
+    """The network: a file in the format of FlowCam's authors (theirs, or one that flowcam-pretrain wrote)."""
+    refine: bool = False
+    """Improve the network's poses by bundle adjustment, which starts from them."""
     image_format: Literal["jpg", "png"] = "jpg"
     """How the images are stored: small, or without loss."""
     frames: Annotated[FrameOptions, tyro.conf.arg(name="")] = field(default_factory=FrameOptions)
@@ -54,12 +62,12 @@ def run(config: PosesConfig) -> PoseReport:
     Raises:
         FlowCamError: the input, the options or the output folder cannot be used; the message says what to do.
     """
-    from flowcam_ns.alignment.estimate import estimate_poses
     from flowcam_ns.alignment.export import SUBFOLDERS, write_dataset
     from flowcam_ns.cli.poses_summary import print_summary
     from flowcam_ns.formats.atomic import check_output_folder
     from flowcam_ns.video.load import load_frames
 
+    _check_method(config)
     data, folder = config.data.expanduser(), config.output_dir.expanduser()
     check_output_folder(folder, config.overwrite, data, SUBFOLDERS)
     with _progress_bars() as progress:
@@ -71,7 +79,7 @@ def run(config: PosesConfig) -> PoseReport:
         frames = load_frames(data, config.frames, count)
         progress("decode", 1.0)
         decode_seconds = time.perf_counter() - start
-        alignment = estimate_poses(frames, frames.camera, config.alignment, progress)
+        alignment = _estimate(config, frames, progress)
         if int(alignment.posed.sum()) < 2:
             raise FlowCamError(f"No two frames of {data} could be tied together; film with more overlap or more light.")
         alignment = replace(alignment, seconds={"decode": decode_seconds, **alignment.seconds})
@@ -80,6 +88,27 @@ def run(config: PosesConfig) -> PoseReport:
         progress("write", 1.0)
     print_summary(report, folder)
     return report
+
+
+def _check_method(config: PosesConfig) -> None:
+    if config.method == "network":
+        if config.checkpoint is None:
+            raise FlowCamError("--method network needs the network: --checkpoint FILE")
+        if not config.checkpoint.expanduser().is_file():
+            raise FlowCamError(f"there is no checkpoint {config.checkpoint}")
+    elif config.checkpoint is not None or config.refine:
+        raise FlowCamError("--checkpoint and --refine belong to --method network")
+
+
+def _estimate(config: PosesConfig, frames: Frames, progress: Callable[..., None]) -> Alignment:
+    if config.checkpoint is not None:
+        from flowcam_ns.data.network_poses import network_alignment
+
+        checkpoint = config.checkpoint.expanduser()
+        return network_alignment(frames, checkpoint, frames.camera, config.alignment, progress, config.refine)
+    from flowcam_ns.alignment.estimate import estimate_poses
+
+    return estimate_poses(frames, frames.camera, config.alignment, progress)
 
 
 def entrypoint() -> None:

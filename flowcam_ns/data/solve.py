@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.result import Alignment
+from flowcam_ns.data.network_poses import network_alignment, network_flow
 from flowcam_ns.data.network_video import flow_error, paper_alignment
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
+from flowcam_ns.model.checkpoint import read_checkpoint
 from flowcam_ns.model.network_stage import NetworkStage
 from flowcam_ns.video.frames import Frames
 
@@ -51,10 +54,12 @@ def reconstruct(
     options: AlignmentOptions,
     progress: Progress,
     network: NetworkStage | None = None,
+    checkpoint: Path | None = None,
 ) -> Reconstruction:
     """Solve poses from all frames' flow, then depths from the flow of those that are not held out.
 
-    With a `network`, its chained poses take the place of the solved ones (the `paper` switch).
+    With a `network`, its chained poses take the place of the solved ones (the `paper` switch). Otherwise the solve
+    starts from the poses of the network in the file `checkpoint`, where there is one.
 
     Raises:
         FlowCamError: the clip gives no poses (still camera, too little texture, ...).
@@ -62,10 +67,14 @@ def reconstruct(
     from flowcam_ns.alignment.estimate import estimate_poses, flow_store
 
     store = flow_store(frames, options)
-    alignment = estimate_poses(frames, frames.camera, options, progress, store)
+    start = None
+    if checkpoint is not None and network is None:
+        start = network_alignment(frames, checkpoint, frames.camera, options, progress).c2w
+    alignment = estimate_poses(frames, frames.camera, options, progress, store, start)
     if network is not None:
+        flow = store if checkpoint is None else network_flow(frames, read_checkpoint(checkpoint), options)
         alignment = paper_alignment(
-            frames, store, alignment, network, lambda done: progress("Training the network", done, None)
+            frames, flow, alignment, network, lambda done: progress("Training the network", done, None)
         )
     usable = alignment.posed.clone()
     usable[list(held_out)] = False

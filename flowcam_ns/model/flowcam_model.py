@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Optional
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from flowcam_ns.model.blend_field import BlendField, BlendFieldConfig
 from flowcam_ns.model.blend_training import patch_losses
 from flowcam_ns.model.camera_optimizer import EstimatedCameras, FlowCameraOptimizer, FlowCameraOptimizerConfig
+from flowcam_ns.model.checkpoint import read_checkpoint
 from flowcam_ns.model.image_scores import ImageScores, nearest_frame_copy
 from flowcam_ns.model.network_stage import NetworkStage, NetworkStageConfig
 from flowcam_ns.model.scene import ContextScene
@@ -39,12 +41,22 @@ class FlowCamModelConfig(ModelConfig):
     """The field: views are blended from the frames' own colours."""
     network: NetworkStageConfig = field(default_factory=NetworkStageConfig)
     """The paper's network, beside the field or in the place of the bundle adjustment."""
+    checkpoint: Optional[Path] = None  # noqa: UP045
+    """A trained network to start from (a file in the format of FlowCam's authors): the bundle adjustment starts from
+    its poses, and it is adapted to this video beside the field. Its own sizes replace `network.layers`."""
     camera_optimizer: FlowCameraOptimizerConfig = field(default_factory=FlowCameraOptimizerConfig)
     """Poses from flow."""
     enable_collider: bool = False
     """Near and far planes come from the solved depths, not from a collider."""
     eval_num_rays_per_chunk: int = 8192
     """Rays rendered at once outside of training."""
+
+    def adopt_checkpoint(self) -> None:
+        """Take over what the checkpoint says of its network, so that config.yml holds it. Raises FlowCamError."""
+        if self.checkpoint is not None:
+            self.checkpoint = self.checkpoint.expanduser().absolute()
+            trained = read_checkpoint(self.checkpoint)
+            self.network.layers, self.network.long_side = trained.layers, trained.long_side
 
 
 @dataclass(frozen=True)

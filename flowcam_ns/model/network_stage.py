@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry import se3
 from flowcam_ns.model.alignment_loss import (
     AlignmentLossConfig,
@@ -15,6 +16,7 @@ from flowcam_ns.model.alignment_loss import (
     scaled_poses,
     world_to_network_scale,
 )
+from flowcam_ns.model.checkpoint import Checkpoint, to_our_names
 from flowcam_ns.model.clip_training import ClipTrainingConfig, NetworkVideo, network_losses, sample_clip
 from flowcam_ns.model.flowcam_network import FlowCamNetwork
 from flowcam_ns.model.network_config import NetworkConfig, small_config
@@ -61,6 +63,14 @@ class NetworkStage(nn.Module):
         self.config = config
         self.network = FlowCamNetwork(config.layers)
         self._taught: TaughtVideo | None = None
+
+    def start_from(self, checkpoint: Checkpoint) -> None:
+        """Take the weights of a trained network, whose sizes must be those of the config."""
+        if checkpoint.layers != self.config.layers:
+            raise FlowCamError(
+                "the checkpoint's network is made otherwise than the one in pipeline.model.network.layers"
+            )
+        self.network.load_state_dict(to_our_names(checkpoint.network))
 
     @property
     def needs_video(self) -> bool:

@@ -18,6 +18,8 @@ WINDOW = 16
 """Frames the network sees at once; neighbouring windows share one."""
 STRIDE = 3
 """Surfaces are computed at every so many rows and columns."""
+NEAREST = 1e-6
+"""Network units: no surface lies nearer than this."""
 
 
 @dataclass
@@ -29,6 +31,10 @@ class PosedWindow:
     """T(t <- t + 1) of neighbours."""
     inverse_depth: Float[Tensor, "frames rays"]
     """1 / z of every frame's surfaces at the rays, in the network's units."""
+    disagreement: Float[Tensor, "pairs rays"]
+    """How far, as a share, the later frame's depths differ from the earlier one's for the same points."""
+    flow_error: Float[Tensor, "pairs rays"]
+    """Length of the flow that the motion leaves unexplained, fractions of the image."""
 
 
 def pixel_grid(height: int, width: int, stride: int, device: torch.device | str) -> Int[Tensor, "rays"]:
@@ -55,8 +61,16 @@ def pose_windows(
         with torch.no_grad():
             motion = network.estimate_motion(clip, rays)
         network.train(was_training)
-        depth = motion.surfaces.points[0, ..., 2].clamp(min=1e-6)
-        yield PosedWindow(start, motion.relative[0], 1 / depth)
+        depth = motion.surfaces.points[0, ..., 2].clamp(min=NEAREST)
+        expected = se3.transform(motion.relative[:, :, None], motion.later.points)[0, ..., 2].clamp(min=NEAREST)
+        found = motion.partner_surfaces.points[0, ..., 2].clamp(min=NEAREST)
+        yield PosedWindow(
+            start,
+            motion.relative[0],
+            1 / depth,
+            disagreement=(found / expected).log().abs(),
+            flow_error=(motion.flow_from_pose - motion.flow)[0].norm(dim=-1),
+        )
 
 
 def relative_poses_of_video(

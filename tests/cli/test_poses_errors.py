@@ -209,3 +209,29 @@ def in_a_shell(*arguments: object) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True, text=True, timeout=300, check=False, env=environment,
     )  # fmt: skip
+
+
+def test_a_networks_poses_are_written_and_its_flags_belong_together(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flowcam_ns.model.checkpoint import write_checkpoint
+    from flowcam_ns.model.flowcam_network import FlowCamNetwork
+    from flowcam_ns.model.network_config import small_config
+
+    video, out = tmp_path / "clip.mp4", tmp_path / "out"
+    write_video(video, make_clip("orbit", seed=0, frames=12, width=WIDTH, height=HEIGHT).rgb)
+    checkpoint = tmp_path / "net.pt"
+    write_checkpoint(checkpoint, FlowCamNetwork(small_config()), long_side=48)
+    assert command(video, "--output-dir", out, "--method", "network", "--checkpoint", checkpoint) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["frames"]["posed"] == 12
+    assert "network" in report["seconds"]
+    for flags in (
+        ["--method", "network"],
+        ["--checkpoint", checkpoint],
+        ["--refine"],
+        ["--method", "network", "--checkpoint", tmp_path / "absent.pt"],
+    ):
+        assert command(video, "--output-dir", tmp_path / "none", *flags) == 1
+        assert "checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
