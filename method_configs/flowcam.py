@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
@@ -10,6 +12,7 @@ from nerfstudio.plugins.types import MethodSpecification
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.data.datamanager import FlowCamDataManagerConfig
 from flowcam_ns.data.dataparser import FlowCamDataParserConfig
+from flowcam_ns.model.blend_field import BlendFieldConfig
 from flowcam_ns.model.flowcam_model import FlowCamModelConfig
 from flowcam_ns.model.network_stage import NetworkStageConfig
 from flowcam_ns.pipeline import FlowCamPipelineConfig
@@ -18,6 +21,7 @@ from flowcam_ns.trainer import FlowCamTrainerConfig
 
 ensure_ffmpeg()
 CUDA = torch.cuda.is_available()
+TCNN = CUDA and importlib.util.find_spec("tinycudann") is not None
 
 flowcam_method = MethodSpecification(
     config=FlowCamTrainerConfig(
@@ -40,6 +44,7 @@ flowcam_method = MethodSpecification(
             ),
             model=FlowCamModelConfig(
                 eval_num_rays_per_chunk=2**18 if CUDA else 2**15,
+                blend=BlendFieldConfig(width=32, implementation="tcnn") if TCNN else BlendFieldConfig(),
                 network=NetworkStageConfig(every=10),
             ),
         ),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -45,6 +46,8 @@ class BlendFieldConfig:
     """Parallax error at which a context counts as not seeing a sample, px of an image with a long side of 512 px."""
     width: int = 24
     """Width of the networks that correct densities and weights."""
+    implementation: Literal["tcnn", "torch"] = "torch"
+    """What those networks run on: tiny-cuda-nn (CUDA only; a width of 16, 32, 64 or 128 is fastest) or torch."""
     refiner_width: int = 16
     """Channels of the image network that mends the blended picture; 0 leaves it out."""
     misfit_relative: float = 0.03
@@ -57,7 +60,9 @@ class BlendField(nn.Module):
     def __init__(self, config: BlendFieldConfig | None = None) -> None:
         super().__init__()
         self.config = config or BlendFieldConfig()
-        self.weights = BlendWeights(self.config.width, self.config.misfit_px, self.config.misfit_relative)
+        self.weights = BlendWeights(
+            self.config.width, self.config.misfit_px, self.config.misfit_relative, self.config.implementation
+        )
         self.refiner = BlendRefiner(self.config.refiner_width) if self.config.refiner_width else None
         self.scene: ContextScene | None = None
         self._guides: dict[int, SurfaceGuide] = {}

@@ -6,13 +6,17 @@ starts at zero, so that the untrained field is the plain depth-warped blend.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
+from nerfstudio.field_components.mlp import MLP
 from torch import Tensor, nn
 
+from flowcam_ns.errors import FlowCamError
 from flowcam_ns.model.blend_sampling import ContextSamples
 
 LEAST_WEIGHT = 1e-4
@@ -62,15 +66,41 @@ def small_network(inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), last)
 
 
+class GatedMLP(nn.Module):
+    """nerfstudio's MLP of the same size behind a learned gain that starts at zero.
+
+    tiny-cuda-nn keeps all weights in one opaque tensor, so that its last layer alone cannot be set to zero.
+    """
+
+    def __init__(self, inputs: int, width: int, implementation: Literal["tcnn", "torch"]) -> None:
+        super().__init__()
+        if implementation == "tcnn" and importlib.util.find_spec("tinycudann") is None:
+            raise FlowCamError(
+                "this field is built on tiny-cuda-nn, which is not installed here: install it, or train with "
+                "--pipeline.model.blend.implementation torch"
+            )
+        self.mlp = MLP(inputs, num_layers=3, layer_width=width, out_dim=1, implementation=implementation)
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, features: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch 1"]:
+        """The gated output, in the features' precision (tiny-cuda-nn computes in half)."""
+        flat = features.reshape(-1, features.shape[-1])
+        return (self.gain * self.mlp(flat).to(features)).reshape(*features.shape[:-1], 1)
+
+
 class BlendWeights(nn.Module):
     """Weights of samples and contexts."""
 
-    def __init__(self, width: int, misfit_px: float, misfit_relative: float) -> None:
+    def __init__(
+        self, width: int, misfit_px: float, misfit_relative: float, implementation: Literal["tcnn", "torch"] = "torch"
+    ) -> None:
         super().__init__()
         self.misfit_px = misfit_px
         self.misfit_relative = misfit_relative
-        self.density = small_network(DENSITY_FEATURES, width)
-        self.blend = small_network(CANDIDATE_FEATURES, width)
+        self.density, self.blend = (
+            GatedMLP(inputs, width, "tcnn") if implementation == "tcnn" else small_network(inputs, width)
+            for inputs in (DENSITY_FEATURES, CANDIDATE_FEATURES)
+        )
 
     def forward(
         self, seen: ContextSamples, prior: Float[Tensor, "contexts"], rho: Float[Tensor, "rays samples"]

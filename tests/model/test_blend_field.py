@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.model.blend_context import choose_contexts
 from flowcam_ns.model.blend_field import BlendField, BlendFieldConfig
 from flowcam_ns.model.blend_training import camera_rays, training_step
+from flowcam_ns.model.blend_weights import GatedMLP
 from flowcam_ns.model.scene import ContextScene
 
 FRAMES, H, W = 8, 48, 64
@@ -158,3 +161,24 @@ def test_what_cannot_be_rendered_is_refused(scene: ContextScene) -> None:
         render(field_of(alone), scene.c2w[2], exclude=2)
     with pytest.raises(FlowCamError, match="set_scene"):
         render(BlendField(), scene.c2w[0])
+
+
+def test_a_gated_network_starts_at_zero_and_learns() -> None:
+    """The form that tiny-cuda-nn takes, run on torch."""
+    torch.manual_seed(0)
+    network = GatedMLP(4, 16, "torch")
+    features = torch.randn(3, 50, 4)
+    target = features.sum(-1, keepdim=True)
+    assert network(features).abs().max() == 0
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        (network(features) - target).square().mean().backward()
+        optimizer.step()
+    assert (network(features) - target).square().mean() < 0.1 * target.square().mean()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tinycudann") is not None, reason="tiny-cuda-nn is installed")
+def test_without_tiny_cuda_nn_its_fields_are_refused() -> None:
+    with pytest.raises(FlowCamError, match="tiny-cuda-nn"):
+        BlendField(BlendFieldConfig(implementation="tcnn"))
