@@ -16,9 +16,10 @@ from torch import Tensor
 
 from flowcam_ns.alignment import measure
 from flowcam_ns.alignment.bootstrap import FOCAL_SPREAD, PIXEL, TYPICAL_FOCAL, LensBelief
+from flowcam_ns.alignment.bridge import Bridged, Video, bridge
 from flowcam_ns.alignment.chunks import single_torch_thread
 from flowcam_ns.alignment.depths import triangulate
-from flowcam_ns.alignment.far_pairs import choose_far_pairs, measure_far_pairs
+from flowcam_ns.alignment.far_pairs import FlowPrediction, choose_far_pairs, measure_far_pairs
 from flowcam_ns.alignment.given_start import segment_from_poses
 from flowcam_ns.alignment.grow import Segment
 from flowcam_ns.alignment.handover import make_alignment
@@ -26,13 +27,15 @@ from flowcam_ns.alignment.lens import lens_from_camera
 from flowcam_ns.alignment.measure import Measurements
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.parallax import fit_rotation, only_turns
+from flowcam_ns.alignment.part import Part
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.alignment.refine import ALL_OF_LENS, refine_all, retriangulate
 from flowcam_ns.alignment.result import Alignment
-from flowcam_ns.alignment.segments import segment_problem, solve_segments, unposed_reasons
+from flowcam_ns.alignment.segments import solve_segments, unposed_reasons
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.flow.cache import FlowCache
 from flowcam_ns.flow.estimator import make_estimator
+from flowcam_ns.flow.features import Features
 from flowcam_ns.flow.store import FlowStore
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.video.frames import Frames
@@ -114,32 +117,37 @@ def _estimate(
                 f"{frames.name}: fewer than three neighbouring frames share trustworthy flow; is the video sharp and "
                 "textured?"
             )
-        longest = segments[0]
-        part, state = segment_problem(coarse, longest)
-        state = refine_all(part, state, belief, scales=(4.0, 1.0), iterations=10).state
-    report("Poses", 1.0, state.c2w)
+        main, *others = map(Part.of_segment, segments)
+        part = main.problem(coarse)
+        main = replace(main, state=refine_all(part, main.state, belief, scales=(4.0, 1.0), iterations=10).state)
+    report("Poses", 1.0, main.state.c2w)
     warnings: list[str] = []
     with watch("solve"):
-        turning = fit_rotation(part, state, belief)
-    if only_turns(part, state, turning):
+        turning = fit_rotation(part, main.state, belief)
+    bridged = Bridged(main)
+    if only_turns(part, main.state, turning):
         warnings.append(
             "The camera only turns, it does not move: rotations are estimated, all positions are the same and no depth "
             "can be told."
         )
         fine_problem, fine = part, turning
     else:
-        fine_problem, fine = _refine_with_far_pairs(store, points, measured, longest, state, belief, report, watch)
+        if len(main) < len(frames):
+            with watch("bridges"):
+                few = points[:, _subset(points.shape[1], COARSE_SHARE)]
+                bridged = bridge(Video(store, Features.of_store(store), coarse, few, points), main, others)
+        fine_problem, fine = _refine_with_far_pairs(store, points, measured, bridged, belief, report, watch)
     report("Refining", 1.0, fine.c2w)
-    reasons = unposed_reasons(segments, len(frames))
+    reasons = unposed_reasons(segments, bridged.part.frames.tolist(), len(frames), bridged.why_not)
     if reasons:
         warnings.append(
             f"{len(reasons)} of {len(frames)} selected frames could not be posed together with the others: "
-            "the video has a cut or a jump, or the flow breaks off."
+            "the video has a cut or a jump, or the flow breaks off, and no matched features bridge it."
         )
     return make_alignment(
         frames,
         points,
-        longest,
+        bridged.part.frames,
         fine_problem,
         fine,
         lens_std=belief.std,
@@ -196,29 +204,37 @@ def _refine_with_far_pairs(
     store: FlowStore,
     points: Float32[np.ndarray, "frames points 2"],
     measured: Measurements,
-    segment: Segment,
-    state: FlowState,
+    bridged: Bridged,
     belief: LensBelief,
     report: Progress,
     watch: Stopwatch,
 ) -> tuple[FlowProblem, FlowState]:
     """Solve all frames with all their points, then once more with flow between distant frames."""
-    frames = torch.arange(segment.start, segment.stop)
-    problem = measure.build_problem(store, points, measured).rows(frames).renumbered(frames)
+    part, place, frames = bridged.part, bridged.part.place(), bridged.part.frames.tolist()
+    state, sequence = part.state, {(place[i], place[j]) for i, j in measured.pairs if i < j and {i, j} <= place.keys()}
+    if bridged.crossing is not None:
+        measured = measured + bridged.crossing
+    problem = part.problem(measure.build_problem(store, points, measured))
     with watch("solve"):
-        few = _subset(points.shape[1], COARSE_SHARE)
-        pairs = choose_far_pairs(
-            problem.thinned(few), state, {(i - segment.start, j - segment.start) for i, j in measured.pairs if i < j}
-        )
+        few = problem.thinned(_subset(points.shape[1], COARSE_SHARE))
+        if bridged.crossing is not None:
+            # What features tied roughly now finds its exact place and scale.
+            state = refine_all(few, state, belief, scales=(16.0, 4.0, 1.0), iterations=10).state
+        known = {(place[i], place[j]) for i, j in measured.pairs if {i, j} <= place.keys()}
+        pairs = [pair for pair in choose_far_pairs(few, state, sequence) if pair not in known]
         state = retriangulate(problem, state)
     with watch("far pairs"):
-        pairs = [(i + segment.start, j + segment.start) for i, j in pairs]
         if pairs:
+            predict = FlowPrediction(store, points[frames], frames, state)
             far = measure_far_pairs(
-                store, points, segment.start, state, pairs, lambda done, total: report("Far pairs", done / total, None)
+                store,
+                points,
+                predict,
+                [(frames[i], frames[j]) for i, j in pairs],
+                lambda done, total: report("Far pairs", done / total, None),
             )
             measured = measured + far
-            problem = measure.build_problem(store, points, measured).rows(frames).renumbered(frames)
+            problem = part.problem(measure.build_problem(store, points, measured))
     with watch("final solve"):
         report("Refining", 0.5, state.c2w)
         # Neighbouring flow vectors err together: half of them tell the cameras as much as all do.

@@ -6,7 +6,7 @@ from the images alone, but a rough solution says where every pixel should be, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from flowcam_ns.alignment.lens import camera_from_lens, project, rays
 from flowcam_ns.alignment.linearize import MIN_DEPTH_RATIO
 from flowcam_ns.alignment.measure import GOOD, Measurements, Pair
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
-from flowcam_ns.flow.guided import sample_guided
+from flowcam_ns.flow.guided import Prediction, sample_guided
 from flowcam_ns.flow.store import FlowStore
 from flowcam_ns.geometry import se3
 
@@ -44,7 +44,7 @@ def choose_far_pairs(
     reach = max((j - i for i, j in known), default=1)
     pairs: list[Pair] = []
     for i in range(0, frames, EVERY):
-        overlap = _overlaps(problem, state, i)
+        overlap = overlaps(problem, state, i)
         low = 1.5 * reach / LEVEL_RATIO
         while i + int(low * LEVEL_RATIO) < frames:
             low *= LEVEL_RATIO
@@ -57,7 +57,7 @@ def choose_far_pairs(
     return [pair for pair in pairs if pair not in known]
 
 
-def _overlaps(problem: FlowProblem, state: FlowState, source: int) -> Float[Tensor, "frames"]:
+def overlaps(problem: FlowProblem, state: FlowState, source: int) -> Float[Tensor, "frames"]:
     """For every frame: the share of `source`'s points that it sees from a similar distance; the lesser of both ways."""
     lens = state.lens
     half = problem.points.abs().amax(dim=(0, 2)).to(lens) * 1.02
@@ -85,11 +85,15 @@ def _visible(
 
 
 class FlowPrediction:
-    """Flow that a solution predicts between any two frames, from depths interpolated between its points."""
+    """Flow that a solution predicts between any two of its frames, from depths interpolated between its points."""
 
-    def __init__(self, store: FlowStore, points: Float32[np.ndarray, "frames points 2"], state: FlowState) -> None:
+    def __init__(
+        self, store: FlowStore, points: Float32[np.ndarray, "posed points 2"], frames: Sequence[int], state: FlowState
+    ) -> None:
+        """`frames` are the video's frames that the rows of `points` (px) and of `state` speak of."""
         self._size = store.flow_height, store.flow_width
         self._state = state
+        self._place = {frame: place for place, frame in enumerate(frames)}
         self._camera = camera_from_lens(state.lens, store.width, store.height)
         rows, columns = (max(2, round(side / GRID_STEP)) for side in self._size)
         depth = state.inverse_depth.float().cpu().numpy()
@@ -102,8 +106,9 @@ class FlowPrediction:
 
     def __call__(self, i: int, j: int) -> Float32[np.ndarray, "h w 2"]:
         """Predicted flow from frame i to j, px of the flow image."""
-        relative = se3.inverse(self._state.c2w[j]) @ self._state.c2w[i]
-        depth = torch.from_numpy(self._depth[i]).double()
+        source, target = self._place[i], self._place[j]
+        relative = se3.inverse(self._state.c2w[target]) @ self._state.c2w[source]
+        depth = torch.from_numpy(self._depth[source]).double()
         y = self._rays @ relative[:3, :3].T + depth[..., None] * relative[:3, 3]
         y[..., 2].clamp_(min=MIN_DEPTH_RATIO)
         flow = ((self._camera.project(y) - self._pixels) * self._to_flow).float().numpy()
@@ -131,9 +136,8 @@ def _fill(
 def measure_far_pairs(
     store: FlowStore,
     points: Float32[np.ndarray, "frames points 2"],
-    first: int,
-    state: FlowState,
-    pairs: list[Pair],
+    predict: Prediction,
+    pairs: Sequence[Pair],
     progress: Callable[[int, int], None] | None = None,
 ) -> Measurements:
     """Guided flow of pairs, both ways, leaving out those that turn out not to match.
@@ -141,13 +145,11 @@ def measure_far_pairs(
     Args:
         store: the flow images of all frames.
         points: every frame's points, px.
-        first: the video's frame that is frame 0 of `state`.
-        state: the solution that leads the search, with all points of its frames.
+        predict: leads the search.
         pairs: pairs of the video's frames.
         progress: called with (pairs done, pairs in all).
     """
     directed = [*pairs, *((j, i) for i, j in pairs)]
-    predict = FlowPrediction(store, points[first : first + len(state.c2w)], state)
-    targets, confidence = sample_guided(store, directed, points, lambda i, j: predict(i - first, j - first), progress)
+    targets, confidence = sample_guided(store, directed, points, predict, progress)
     kept = np.nonzero((confidence > GOOD).mean(axis=1) > MIN_SUPPORT)[0]
     return Measurements([directed[row] for row in kept], targets[kept], confidence[kept])

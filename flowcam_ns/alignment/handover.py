@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from flowcam_ns.alignment.bootstrap import in_front
 from flowcam_ns.alignment.covariance import marginal_uncertainty
-from flowcam_ns.alignment.grow import TRUSTED, Segment
+from flowcam_ns.alignment.grow import TRUSTED
 from flowcam_ns.alignment.lens import camera_from_lens, rays
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.alignment.refine import median_error
@@ -22,7 +22,7 @@ from flowcam_ns.video.frames import Frames
 def make_alignment(
     frames: Frames,
     points: Float32[np.ndarray, "frames points 2"],
-    segment: Segment,
+    posed_frames: Int[Tensor, "posed"],
     problem: FlowProblem,
     state: FlowState,
     *,
@@ -31,12 +31,12 @@ def make_alignment(
     seconds: dict[str, float],
     lens_std: Float[Tensor, "lens"] | None = None,
 ) -> Alignment:
-    """Spread the solved segment over all frames and move it into the normalised world.
+    """Spread the solved frames over all frames and move it into the normalised world.
 
     Args:
         frames: all selected frames.
         points: every frame's points, px.
-        segment: the frames that were solved.
+        posed_frames: the frames that were solved, ascending.
         problem: their measurements, one row a frame; its points are all of `points`, or (camera that only turns) fewer.
         state: the solution.
         reasons: why the other frames have no pose.
@@ -46,12 +46,12 @@ def make_alignment(
     """
     state = in_front(state)
     posed = torch.zeros(len(frames), dtype=torch.bool)
-    posed[segment.start : segment.stop] = True
+    posed[posed_frames] = True
     uncertainty = marginal_uncertainty(problem, state, lens_std)
     visible = (problem.confidence > TRUSTED).any(1) & (state.inverse_depth > 0)
     world = normalize_world(state.c2w, points_in_world(problem, state)[visible])
     scale = float(world.scale)
-    nearest = torch.arange(len(frames)).clamp(segment.start, segment.stop - 1) - segment.start
+    nearest = (torch.arange(len(frames))[:, None] - posed_frames).abs().argmin(dim=1)
     kept = state.inverse_depth.shape[1] == points.shape[1]
     depth = torch.zeros(points.shape[:2], dtype=torch.float32)
     depth_std = torch.full(points.shape[:2], torch.inf, dtype=torch.float32)

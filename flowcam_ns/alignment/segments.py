@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -121,16 +121,21 @@ def segment_problem(problem: FlowProblem, segment: Segment) -> tuple[FlowProblem
     return problem.window(segment.start, segment.stop), segment.state.window(segment.start, segment.stop)
 
 
-def unposed_reasons(segments: list[Segment], frames: int) -> dict[int, str]:
-    """Why each frame outside the first (longest) segment has no pose."""
-    reasons = dict.fromkeys(range(frames), "too little flow connects it to its neighbours")
-    for number, part in enumerate(segments):
-        for index in range(part.start, part.stop):
-            if number == 0:
-                reasons.pop(index)
-            else:
-                reasons[index] = (
-                    f"belongs to a part (selected frames {part.start} to {part.stop - 1}) that flow does not connect "
-                    "to the longest part of the video: a cut or a jump"
-                )
+def unposed_reasons(
+    segments: list[Segment], posed: Sequence[int], frames: int, why_not: Mapping[int, str] | None = None
+) -> dict[int, str]:
+    """Why each frame that is not `posed` has no pose; `why_not` says why features could not tie it to the others."""
+    part_of = {index: part for part in segments for index in range(part.start, part.stop)}
+    reasons = {}
+    for index in sorted(set(range(frames)) - set(posed)):
+        part = part_of.get(index)
+        reason = "too little flow connects it to its neighbours"
+        if part is not None:
+            reason = (
+                f"belongs to a part (selected frames {part.start} to {part.stop - 1}) that flow does not connect "
+                "to the longest part of the video: a cut or a jump"
+            )
+        if index in (why_not or {}):
+            reason += f"; {(why_not or {})[index]}"
+        reasons[index] = reason
     return reasons

@@ -1,0 +1,125 @@
+"""Matched features: what ties two frames together where flow cannot, at a jump or a return to a known place.
+
+SIFT (Lowe, Distinctive image features from scale-invariant keypoints, IJCV 2004) with the square-root comparison of
+Arandjelovic and Zisserman (Three things everyone should know to improve object retrieval, CVPR 2012).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, Int, UInt8
+
+from flowcam_ns.flow.store import FlowStore
+from flowcam_ns.flow.threads import one_opencv_thread
+
+LONG_SIDE = 512
+"""Images are not searched at a larger size than this."""
+MOST = 1000
+"""Features kept of a frame, the strongest."""
+CONTRAST = 0.02
+"""SIFT's contrast threshold: half the usual one, so that dull walls have features too."""
+RATIO = 0.85
+"""A match must be this much closer (of the distance) than the second best."""
+STRONGEST = 250
+"""Features that take part in the quick comparison of many frames."""
+MASK_MARGIN = 4
+"""Features keep this far (px of the searched image) from what is masked: its edge is not the scene's."""
+
+
+@dataclass(frozen=True)
+class FrameFeatures:
+    """Features of one frame, the strongest first."""
+
+    points: Float32[np.ndarray, "features 2"]
+    """In px of the frames, centres at +0.5."""
+    descriptors: UInt8[np.ndarray, "features 128"]
+
+    def unit(self, most: int | None = None) -> Float32[np.ndarray, "features 128"]:
+        """Square roots of the descriptors, as unit vectors: their products compare histograms."""
+        chosen = self.descriptors[:most].astype(np.float32)
+        return np.sqrt(chosen / np.maximum(chosen.sum(axis=1, keepdims=True), 1))
+
+
+class Features:
+    """SIFT features of a video's frames, found when asked for and kept (about 140 kB a frame)."""
+
+    def __init__(
+        self,
+        images: UInt8[np.ndarray, "frames height width 3"],
+        masks: Bool[np.ndarray, "frames height width"] | None = None,
+        workers: int = 2,
+    ) -> None:
+        """`masks` are True where a pixel may be used."""
+        self.images, self.masks, self.workers = images, masks, workers
+        self._found: dict[int, FrameFeatures] = {}
+
+    @classmethod
+    def of_store(cls, store: FlowStore) -> Features:
+        """Of the frames whose flow a store holds."""
+        return cls(store.images, store.masks, store.workers)
+
+    def compute(self, frames: Iterable[int]) -> None:
+        """Find the features of several frames, side by side."""
+        missing = [frame for frame in dict.fromkeys(frames) if frame not in self._found]
+        with one_opencv_thread(), ThreadPoolExecutor(self.workers, thread_name_prefix="features") as pool:
+            for frame, found in zip(missing, pool.map(self._find, missing), strict=True):
+                self._found[frame] = found
+
+    def of(self, frame: int) -> FrameFeatures:
+        """The features of one frame."""
+        self.compute([frame])
+        return self._found[frame]
+
+    def match(self, i: int, j: int) -> tuple[Int[np.ndarray, "matches"], Int[np.ndarray, "matches"]]:
+        """Features of frames i and j that are each other's best match, and much better than the second best."""
+        return match_descriptors(self.of(i).unit(), self.of(j).unit())
+
+    def likeness(self, frames: Sequence[int], others: Sequence[int]) -> Int[np.ndarray, "frames others"]:
+        """How many of the strongest features match, for many pairs of frames: quick, for a first choice."""
+        self.compute([*frames, *others])
+        units = {frame: self._found[frame].unit(STRONGEST) for frame in {*frames, *others}}
+        return np.array([[len(match_descriptors(units[i], units[j])[0]) for j in others] for i in frames], np.int64)
+
+    def _find(self, frame: int) -> FrameFeatures:
+        grey = cv2.cvtColor(self.images[frame], cv2.COLOR_RGB2GRAY)
+        height, width = grey.shape
+        factor = min(1.0, LONG_SIDE / max(height, width))
+        size = max(16, round(width * factor)), max(16, round(height * factor))
+        if factor < 1:
+            grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+        mask = np.full(grey.shape, 255, np.uint8)
+        if self.masks is not None:
+            mask = cv2.resize(self.masks[frame].astype(np.uint8), grey.shape[::-1], interpolation=cv2.INTER_NEAREST)
+            mask = cv2.erode(mask, np.ones((2 * MASK_MARGIN + 1,) * 2, np.uint8))
+        # A search of its own for each call: OpenCV's keeps buffers, and threads must not share them.
+        search = cv2.SIFT.create(nfeatures=MOST, contrastThreshold=CONTRAST)
+        keypoints, descriptors = search.detectAndCompute(grey, mask)
+        if descriptors is None or len(keypoints) == 0:
+            return FrameFeatures(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8))
+        order = sorted(range(len(keypoints)), key=lambda k: (-keypoints[k].response, keypoints[k].pt))[:MOST]
+        points = np.array([keypoints[k].pt for k in order], np.float32) + np.float32(0.5)
+        scale = np.array([width / grey.shape[1], height / grey.shape[0]], np.float32)
+        return FrameFeatures(points * scale, descriptors[order].clip(0, 255).astype(np.uint8))
+
+
+def match_descriptors(
+    first: Float32[np.ndarray, "n 128"], second: Float32[np.ndarray, "m 128"]
+) -> tuple[Int[np.ndarray, "matches"], Int[np.ndarray, "matches"]]:
+    """Indices of unit vectors that are mutually nearest, with the ratio test in both directions' first one."""
+    nothing = np.zeros(0, np.int64)
+    if min(len(first), len(second)) < 2:
+        return nothing, nothing
+    product = first @ second.T
+    rows = np.arange(len(first))
+    best = product.argmax(axis=1)
+    top = product[rows, best]
+    mutual = product.argmax(axis=0)[best] == rows
+    product[rows, best] = -1
+    distance, next_distance = (np.sqrt(np.maximum(2 - 2 * x, 0)) for x in (top, product.max(axis=1)))
+    kept = np.nonzero(mutual & (distance < RATIO * next_distance))[0]
+    return kept, best[kept]
