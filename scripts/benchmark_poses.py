@@ -8,6 +8,7 @@ python scripts/benchmark_poses.py --data ../shared/data --sequences flip_phone_d
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from pathlib import Path
 import tyro
 
 from _benchmark.calibration_table import Case, calibration_section, synthetic_cases
-from _benchmark.comparison import Race, accuracy_section, cost_section
+from _benchmark.comparison import Race, accuracy_section, cost_section, total_times
 from _benchmark.judge_table import judge_rows, judge_section
 from _benchmark.machine import describe_machine
 from _benchmark.methods import Method, installed, run_method
@@ -61,17 +62,21 @@ def main(options: BenchmarkOptions) -> None:
     machine = describe_machine()
     if methods != ("ours",):
         machine["pycolmap"] = version("pycolmap")
+    machine["load average at the start"] = os.getloadavg()[1]
     races: list[Race] = []
+    sections: list[Section] = []
     judged = judge_section()
     for sequence in sequences:
         races.append(run_race(sequence, methods, options))
         if options.judge:
             judged.rows.extend(judge_rows(races[-1]))
-        report(options, machine, [accuracy_section(races), cost_section(races), judged])
+        sections = [accuracy_section(races), cost_section(races), judged]
+        write_report(options.output_dir, machine, sections)
     if "ours" in methods:
-        calibration = calibration_section(calibration_cases(races, options))
-        report(options, machine, [accuracy_section(races), cost_section(races), judged, calibration])
-    print(f"\nwritten to {options.output_dir / 'benchmark.md'} and benchmark.json")
+        sections.append(calibration_section(calibration_cases(races, options)))
+        write_report(options.output_dir, machine, sections)
+    print("\n" + "\n\n".join(section.markdown() for section in sections))
+    print(f"\nwritten to {options.output_dir / 'benchmark.md'} and benchmark.json\n{total_times(races)}")
 
 
 def run_race(sequence: RecordedSequence, methods: tuple[Method, ...], options: BenchmarkOptions) -> Race:
@@ -99,12 +104,6 @@ def calibration_cases(races: list[Race], options: BenchmarkOptions) -> Iterable[
         if ours is not None:
             yield Case(race.sequence.name, group, ours, truth.c2w, truth.camera)
     yield from synthetic_cases(options.motions, options.seeds, options.output_dir / "synthetic", options.cores)
-
-
-def report(options: BenchmarkOptions, machine: dict, sections: list[Section]) -> None:
-    """Write everything, print the tables."""
-    write_report(options.output_dir, machine, sections)
-    print("\n" + "\n\n".join(section.markdown() for section in sections), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from _benchmark.calibration import Deviations, pool, pose_deviations
 from _benchmark.calibration_table import Case, calibration_section
 from _benchmark.command import run
-from _benchmark.comparison import Race, accuracy_section, cost_section
+from _benchmark.comparison import Race, accuracy_section, cost_section, total_times
 from _benchmark.epipolar import GAPS, PAIRS_PER_GAP, Candidate, judge, match_features, sampson_error, spread_pairs
 from _benchmark.estimate import Estimate
 from _benchmark.judge_table import TRUTH, judge_rows
@@ -166,6 +166,7 @@ def test_a_failure_is_a_row_and_counts_in_the_means(sequence: RecordedSequence, 
     total = {row["poses"]: row for row in cost_section(races).rows if row["sequence"] == "all together"}
     assert (total["COLMAP"]["seconds"], total["COLMAP"]["ratio"]) == (8.0, 2.0)
     assert total["COLMAP"]["stages"] == "solve 2.0 s, mapping 6.0 s"
+    assert total_times(races) == "2 sequences in all: ours 4.0 s, COLMAP 8.0 s (2.0 times ours)"
 
 
 def test_methods_that_pose_different_frames_are_also_scored_on_those_they_share(

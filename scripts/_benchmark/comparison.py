@@ -122,7 +122,21 @@ def cost_section(races: Sequence[Race]) -> Section:
         all_of_it = [one for race in races for one in race.outcomes if one.method == outcome.method]
         ours = [one for race in races for one in race.outcomes if one.method == "ours"]
         section.rows.append(_cost_row("all together", all_of_it, *ours))
+    section.notes.append(f"{total_times(races)}.")
     return section
+
+
+def total_times(races: Sequence[Race]) -> str:
+    """One line: the time of every method over all sequences, and how that compares with ours."""
+    totals: dict[str, float] = {}
+    for race in races:
+        for outcome in race.outcomes:
+            totals[outcome.title] = totals.get(outcome.title, 0.0) + outcome.seconds
+    ours = totals.get("ours")
+    return f"{len(races)} sequences in all: " + ", ".join(
+        f"{title} {seconds:.1f} s" + (f" ({seconds / ours:.1f} times ours)" if ours and title != "ours" else "")
+        for title, seconds in totals.items()
+    )
 
 
 def _cost_row(name: str, outcomes: Sequence[Outcome], *ours: Outcome | None) -> Row:

@@ -59,7 +59,8 @@ def match_features(images: UInt8[np.ndarray, "frames height width 3"]) -> dict[P
     matcher = cv2.BFMatcher()
     pixels, descriptors = {}, {}
     for frame in sorted({frame for pair in pairs for frame in pair}):
-        keypoints, found = sift.detectAndCompute(cv2.cvtColor(images[frame], cv2.COLOR_RGB2GRAY), None)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        gray = cv2.cvtColor(images[frame], cv2.COLOR_RGB2GRAY)
+        keypoints, found = sift.detectAndCompute(gray, np.full(gray.shape, 255, np.uint8))
         pixels[frame] = from_opencv_pixels(torch.tensor([point.pt for point in keypoints]).reshape(-1, 2)).numpy()
         descriptors[frame] = found
     matches = {}

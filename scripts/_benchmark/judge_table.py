@@ -48,6 +48,7 @@ def judge_rows(race: Race) -> list[Row]:
                 "matches": sum(verdict.matches for verdict in posed),
                 **{f"{gap} apart, px": mean_of(verdicts, name, gap) for gap in GAPS},
                 "all, px": mean_of(verdicts, name),
+                "worst pair, px": max((verdict.median_px[name] for verdict in posed), default=None),
                 "better than the dataset's, %": 100 * len(won) / len(rivals) if rivals and name != TRUTH else None,
             }
         )
