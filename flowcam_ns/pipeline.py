@@ -29,7 +29,7 @@ from flowcam_ns.geometry.metrics import score_trajectory
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
 from flowcam_ns.model.checkpoint import read_checkpoint
 from flowcam_ns.model.flowcam_model import FlowCamModel, FlowCamModelConfig
-from flowcam_ns.startup import export_hint
+from flowcam_ns.startup import export_hint, process_age
 from flowcam_ns.viewer.panel import FlowCamPanel
 
 CPU_VIEWER_RESOLUTION = 192
@@ -50,6 +50,9 @@ class FlowCamPipelineConfig(VanillaPipelineConfig):
     """How camera poses are solved from optical flow."""
     train_seconds: float = 0.0
     """Stop training the field after this many seconds, the pose solve not counted; 0 for no limit."""
+    total_seconds: float = 0.0
+    """Stop training this many seconds after the command was started, pose solve included; 0 for no limit. If given, it
+    counts in place of train-seconds."""
 
 
 class FlowCamPipeline(VanillaPipeline):
@@ -187,7 +190,10 @@ class FlowCamPipeline(VanillaPipeline):
             elapsed = time.monotonic() - (self._field_started or time.monotonic())
             if step % STATUS_EVERY == 0:
                 self.viewer_panel.status(f"**Training the field**: step {step}, {elapsed:.0f} s")
-            if trainer is not None and 0 < self.config.train_seconds <= elapsed:
+            limit, spent = self.config.train_seconds, elapsed
+            if self.config.total_seconds > 0:
+                limit, spent = self.config.total_seconds, process_age()
+            if trainer is not None and 0 < limit <= spent:
                 trainer.stop_training = True
 
         def after_train(step: int) -> None:

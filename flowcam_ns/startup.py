@@ -8,7 +8,10 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
+
+_IMPORTED = time.monotonic()
 
 
 def ensure_ffmpeg() -> Path | None:
@@ -31,6 +34,15 @@ def ensure_ffmpeg() -> Path | None:
         os.environ["PATH"] = os.pathsep.join(filter(None, [os.environ.get("PATH"), str(folder)]))
         return folder
     return None
+
+
+def process_age() -> float:
+    """Seconds since this process was started, imports included; where the system does not tell, since this import."""
+    try:
+        ticks = float(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+        return float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return time.monotonic() - _IMPORTED
 
 
 def export_hint() -> str | None:

@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from flowcam_ns.startup import ensure_ffmpeg, export_hint
+from flowcam_ns.startup import ensure_ffmpeg, export_hint, process_age
 
 
 def test_ffmpeg_comes_from_the_wheel_where_the_system_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,3 +57,12 @@ def test_importing_the_plugin_loads_nothing_heavy() -> None:
     loaded = set(done.stdout.split("\n")[-2].split())
     assert "flowcam_ns" in loaded
     assert not loaded & {"av", "torchmetrics", "pandas", "imageio_ffmpeg", "open3d", "pycolmap", "evo"}
+
+
+def test_a_process_knows_its_age() -> None:
+    """A second before anything of ours is imported counts."""
+    code = "import time; time.sleep(1); from flowcam_ns.startup import process_age; print(process_age())"
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert 0.95 < float(done.stdout) < time.monotonic() - started + 0.05
+    assert process_age() > 0
