@@ -25,13 +25,13 @@ from flowcam_ns.alignment.tie import tie_frame, tie_part
 from flowcam_ns.flow.features import Features
 from flowcam_ns.flow.store import FlowStore
 
-KNOWN_KEYS, OTHER_KEYS = 24, 8
+KNOWN_KEYS, OTHER_KEYS = 16, 6
 """Most frames of the known part, and of one to be tied, whose features are looked at."""
 CANDIDATES = 8
 """Pairs of frames matched in full for one part, those that look most alike."""
 FOR_EACH = 3
 """Most of them with the same frame of the part to be tied."""
-CROSS_FRAMES, CROSS_PAIRS = 24, 2
+CROSS_FRAMES, CROSS_PAIRS = 12, 2
 """Frames of a tied part that get flow across the bridge, and with how many frames each (a single frame: twice as many).
 """
 CROSS_OVERLAP = 0.25

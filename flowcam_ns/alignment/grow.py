@@ -34,6 +34,9 @@ PLENTY = 0.8
 """With this share explained, the pose needs no second start."""
 MIN_INLIERS = 0.35
 """Least share of that flow which the found pose must explain within `INLIER`."""
+MIN_EXPLAINED = 0.13
+"""Least share of a frame's points whose flow it must explain. Across a jump about a tenth agree on a wrong pose;
+features tie such parts better (`bridge.py`)."""
 
 
 @dataclass
@@ -97,7 +100,8 @@ def _resect(problem: FlowProblem, segment: Segment, new: int, prior: Prior) -> F
     if len(rows) == 0:
         return None
     known = problem.rows(rows, slots[:, None]).renumbered(torch.cat([rows, rows.new_tensor([new])]))
-    if float((known.confidence > TRUSTED).to(known.points.dtype).mean((1, 2)).max()) < MIN_SUPPORT:
+    support = float((known.confidence > TRUSTED).to(known.points.dtype).mean((1, 2)).max())
+    if support < MIN_SUPPORT:
         return None
     state = segment.state
     side = 1 if new >= segment.stop else -1
@@ -120,7 +124,7 @@ def _resect(problem: FlowProblem, segment: Segment, new: int, prior: Prior) -> F
             best, best_share = trial, share
         if share > PLENTY:
             break
-    return None if best is None else best.c2w[-1]
+    return None if best is None or support * best_share < MIN_EXPLAINED else best.c2w[-1]
 
 
 def _leading_to(problem: FlowProblem, segment: Segment, new: int) -> tuple[Int[Tensor, "few"], Int[Tensor, "few"]]:
