@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowcam_ns.geometry.se3 import from_rotation_translation, skew
+from flowcam_ns.geometry.upright import up_from_surfaces
 
 _ORIENTATION_TIE_BREAK = 1e-9
 _HORIZON_PRIOR = 0.02
@@ -82,7 +83,8 @@ def normalize_world(
     """The Sim(3) from a solve's arbitrary world to the one handed on: z up, centred on the scene, unit size.
 
     The cameras and the bulk of the points end within about one unit of the origin. A long tail of far points (a street)
-    neither moves the centre nor shrinks the trajectory to a dot.
+    neither moves the centre nor shrinks the trajectory to a dot. Up is what the cameras say, corrected by level
+    surfaces where there clearly are some.
 
     Args:
         c2w: OpenCV camera-to-world poses.
@@ -94,7 +96,9 @@ def normalize_world(
     points = points[torch.isfinite(points).all(-1)]
     if len(poses) == 0:
         return Sim3(torch.ones((), dtype=torch.float64), *_identity_motion())
-    R = _rotation_between(up_direction(poses), torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
+    up = up_direction(poses)
+    level = up_from_surfaces(up, points)
+    R = _rotation_between(up if level is None else level, torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
     cameras = poses[:, :3, 3]
     middle = cameras.median(0).values
     centre = middle
