@@ -12,6 +12,7 @@ from torch import Tensor
 from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.levenberg import Prior, Solution, minimize, robust_cost_at
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
+from flowcam_ns.alignment.two_view import two_view_start
 from flowcam_ns.geometry import se3
 
 WINDOW = 8
@@ -25,8 +26,8 @@ PIXEL = 1 / 512
 START_KERNELS = ((64 * PIXEL, 6), (24 * PIXEL, 6), (8 * PIXEL, 8))
 """Robust kernels of the start and their most steps. Nothing is known yet, so all flow must pull at first: under a
 narrow kernel a frame whose picture has moved far counts as one great outlier, and never finds its place."""
-REVERSED_KERNELS = ((64 * PIXEL, 6), (16 * PIXEL, 8))
-"""The same for the poses alone, before a relief that was turned inside out."""
+POSE_KERNELS = ((64 * PIXEL, 6), (16 * PIXEL, 8))
+"""The same for the poses alone, before a relief that is roughly known."""
 START_DAMPING = 1.0
 """The flat start is far from any solution: its first steps must be small."""
 INDEPENDENT = 1000
@@ -53,10 +54,10 @@ class LensBelief:
 
 
 def solve_first_window(problem: FlowProblem, belief: LensBelief) -> Solution:
-    """Poses, depths and focal length of a few frames, starting from a camera at rest before a plane at depth 1.
+    """Poses, depths and focal length of a few frames, from nothing: the best of several starts.
 
-    Several focal lengths are tried, each with its relief both ways round; the lowest converged robust cost wins. Frame
-    0 is the origin.
+    Several focal lengths are tried, from two views and from a camera at rest before a plane at depth 1; the lowest
+    converged robust cost wins. Frame 0 is the origin.
     """
     frames = len(problem.sources)
     device = problem.sources.device
@@ -66,9 +67,30 @@ def solve_first_window(problem: FlowProblem, belief: LensBelief) -> Solution:
     )
     free = held if belief.known else replace(held, lens=LENS_FREE.to(device))
     starts = [belief.mean] if belief.known else [_with_focal(belief.mean, f) for f in FOCAL_STARTS]
-    found = [_settle(problem, _best_relief(problem, lens, held), free, belief) for lens in starts]
+    found = [_settle(problem, start, free, belief) for start in _starts(problem, starts, held)]
     best = min(found, key=lambda solution: solution.cost)
     return replace(best, state=in_front(best.state))
+
+
+def _starts(problem: FlowProblem, lenses: list[Float[Tensor, "lens"]], held: Free) -> list[Solution]:
+    """Solutions under given lenses: from the essential matrix of two frames under each, and from a flat scene.
+
+    The flat scene needs no pair that is well seen and far apart, but may end in a wrong valley: one lens has to do for
+    it, unless there is no such pair.
+    """
+    two_view = [_from_two_views(problem, lens, held) for lens in lenses]
+    middle = len(lenses) // 2
+    flat = [lens for number, lens in enumerate(lenses) if number == middle or two_view[number] is None]
+    return [found for found in two_view if found is not None] + [_best_relief(problem, lens, held) for lens in flat]
+
+
+def _from_two_views(problem: FlowProblem, lens: Float[Tensor, "lens"], held: Free) -> Solution | None:
+    start = two_view_start(problem, lens)
+    if start is None:
+        return None
+    only_poses = replace(held, depths=torch.zeros_like(held.depths))
+    posed = _through(problem, start, only_poses, POSE_KERNELS[1:])
+    return _through(problem, posed.state, held, START_KERNELS[1:])
 
 
 def _best_relief(problem: FlowProblem, lens: Float[Tensor, "lens"], held: Free) -> Solution:
@@ -87,7 +109,7 @@ def _best_relief(problem: FlowProblem, lens: Float[Tensor, "lens"], held: Free) 
     depth = first.state.inverse_depth if middle > 0 else -first.state.inverse_depth
     inside_out = (2 * abs(middle) - depth).clamp(min=0.05 * abs(middle))
     only_poses = replace(held, depths=torch.zeros_like(held.depths))
-    posed = _through(problem, FlowState(still, inside_out, lens), only_poses, REVERSED_KERNELS)
+    posed = _through(problem, FlowState(still, inside_out, lens), only_poses, POSE_KERNELS)
     second = _through(problem, posed.state, held, START_KERNELS[-1:])
     return min(first, second, key=lambda solution: robust_cost_at(problem, solution.state, 4 * PIXEL))
 

@@ -16,12 +16,17 @@ from flowcam_ns.alignment.grow import Segment, grow
 from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.levenberg import Prior, minimize, robust_cost_at
 from flowcam_ns.alignment.linearize import residuals
+from flowcam_ns.alignment.measure import build_problem, measure_pairs
 from flowcam_ns.alignment.parallax import fit_rotation, only_turns
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.alignment.refine import median_error, refine_all, retriangulate
 from flowcam_ns.alignment.segments import first_window, segment_problem, solve_segments, unposed_reasons
+from flowcam_ns.alignment.two_view import two_view_start
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.metrics import score_trajectory
+from flowcam_ns.synthetic.clip import plan_clip
+from flowcam_ns.synthetic.exact_flow import ExactFlowStore
+from flowcam_ns.video.frames import Frames
 
 MakeProblem = Callable[..., tuple[FlowProblem, FlowState]]
 FRAMES = 16
@@ -141,6 +146,28 @@ def test_the_first_window_is_solved_from_nothing_focal_length_too(exact_problem:
     found = solve_first_window(problem, belief())
     assert found.state.inverse_depth.median() > 0
     assert_found(found.state, truth, focal=0.01, position=5e-3, rotation_deg=0.1)
+
+
+@pytest.mark.parametrize(("motion", "seed", "start"), [("orbit", 2, 10), ("walk", 2, 10), ("forward", 3, 20)])
+def test_windows_that_a_flat_start_gets_wrong_are_found_from_two_views(motion: str, seed: int, start: int) -> None:
+    plan = plan_clip(motion, seed, frames=60, width=240, height=136)
+    shown = range(start, start + 8)
+    images = np.stack([plan.view(i)[0] for i in shown])
+    frames = Frames(images, [str(i) for i in shown], np.array([i / plan.fps for i in shown]), "window")
+    store = ExactFlowStore(plan, frames)
+    points = store.good_points(16)
+    neighbours = [(i, i + 1) for i in range(7)]
+    problem = build_problem(store, points, measure_pairs(store, points, neighbours))
+    found = solve_first_window(problem, belief()).state
+    assert score_trajectory(found.c2w, torch.from_numpy(plan.c2w[start : start + 8])).max_rotation_deg < 0.5
+
+
+def test_two_views_alone_come_near_the_truth(exact_problem: MakeProblem, outliers: Callable) -> None:
+    problem, truth = exact_problem(points=120)
+    start = two_view_start(outliers(problem), lens_of(0.85))
+    assert start is not None
+    assert_found(replace(start, lens=truth.lens), truth, rotation_deg=2, position=0.2)
+    assert two_view_start(replace(problem, confidence=torch.zeros_like(problem.confidence)), truth.lens) is None
 
 
 def test_a_known_lens_is_not_touched(exact_problem: MakeProblem) -> None:
