@@ -76,6 +76,10 @@ class RAFTFlow:
         self._load()
         return f"{self.name} {self._weights} {self.updates} updates {self.device.type}"
 
+    def weights(self) -> dict[str, Tensor]:
+        """The network's weights. Raises FlowCamError where they can't be had."""
+        return dict(self._load().state_dict())
+
     @torch.no_grad()
     def __call__(
         self,

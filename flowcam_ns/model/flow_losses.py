@@ -42,7 +42,8 @@ def flow_loss_of_motion(
     partner_uv = matches.uv + matches.flow
     back = scene_flow.pose_induced_flow(matches.partner_surfaces, se3.inverse(relative), K[:, :-1], partner_uv)
     weights = torch.ones_like(matches.weights) if matches.flow_confidence is None else matches.flow_confidence
-    return weighted_mean(soft_length(torch.stack([there, back + matches.flow]), softness), weights[..., 0])
+    residual = torch.stack([there, back + matches.flow], dim=1)
+    return weighted_mean(soft_length(residual, softness), weights[:, None, ..., 0])
 
 
 def wide_flow_loss(motion: MotionOutput, clip: Clip, gaps: tuple[int, ...], softness: float) -> Float[Tensor, ""]:
@@ -92,7 +93,11 @@ def soft_length(residual: Float[Tensor, "*batch 2"], softness: float) -> Float[T
     return FAR_OFF * torch.tanh(length / FAR_OFF)
 
 
-def weighted_mean(values: Float[Tensor, "*batch rays"], weights: Float[Tensor, "*#batch rays"]) -> Float[Tensor, ""]:
-    """Mean of `values`; 0 where there is no weight at all."""
+def weighted_mean(values: Float[Tensor, "batch *rays"], weights: Float[Tensor, "batch *#rays"]) -> Float[Tensor, ""]:
+    """Mean of `values` over each clip of a batch, then over the clips; 0 for a clip without any weight.
+
+    Clip by clip, so that a batch spread over several processes has the same loss as a whole one.
+    """
     weights = weights.expand_as(values)
-    return (weights * values).sum() / weights.sum().clamp(min=1e-6)
+    per_clip = (weights * values).flatten(1).sum(1) / weights.flatten(1).sum(1).clamp(min=1e-6)
+    return per_clip.mean()

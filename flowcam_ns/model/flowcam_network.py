@@ -97,11 +97,16 @@ class FlowCamNetwork(nn.Module):
         features: Float[Tensor, "batch frames channels fh fw"],
         c2w: Float[Tensor, "batch frames 4 4"],
         rays: Int[Tensor, "rays"],
+        own_context: bool | None = None,
     ) -> RaySurfaces:
-        """Step 7: frames 1..n rendered from the features of their context frames, through the poses."""
+        """Step 7: frames 1..n rendered from the features of their context frames, through the poses.
+
+        `own_context` says whether a frame may be its own context (None: as the config does); scores must say no.
+        """
         batch, pairs = clip.images.shape[0], clip.num_pairs
         targets = torch.arange(1, pairs + 1, device=rays.device)
-        contexts = context_views(pairs, self.config.num_context_views, self.config.own_context).to(rays.device)
+        own_context = self.config.own_context if own_context is None else own_context
+        contexts = context_views(pairs, self.config.num_context_views, own_context).to(rays.device)
         uv = self.pixel_coordinates(rays, clip).expand(batch, pairs, -1, 2)
         return self.renderer.render_from_context(features, c2w, clip.intrinsics, targets, contexts, uv)
 

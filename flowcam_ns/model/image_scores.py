@@ -11,6 +11,9 @@ from torch import Tensor
 
 from flowcam_ns.model.scene import ContextScene
 
+LPIPS_LEAST_SIDE = 36
+"""px; of smaller images AlexNet's last layers see nothing."""
+
 
 class ImageScores:
     """psnr, ssim and, where its weights are at hand, lpips (alex) of an image against its truth.
@@ -36,7 +39,7 @@ class ImageScores:
         assert isinstance(ssim, Tensor)
         scores = {"psnr": -10 * float(np.log10(max(error, 1e-10))), "ssim": float(ssim)}
         lpips = self._load_lpips(first.device)
-        if lpips is not None:
+        if lpips is not None and min(first.shape[-2:]) >= LPIPS_LEAST_SIDE:
             scores["lpips"] = float(lpips(first, second))
         return scores
 

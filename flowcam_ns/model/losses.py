@@ -38,6 +38,11 @@ class NetworkLossConfig:
     flow_gaps: tuple[int, ...] = (2, 4)
     """Frame gaps over which chained motions must explain chained flow."""
 
+    @classmethod
+    def published(cls) -> NetworkLossConfig:
+        """The paper's losses and weights."""
+        return cls(PUBLISHED_RGB_WEIGHT, PUBLISHED_CONTEXT_RGB_WEIGHT, flow_loss="published", wide_flow_weight=0.0)
+
 
 def clip_losses(
     output: NetworkOutput,

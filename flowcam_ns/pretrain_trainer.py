@@ -1,0 +1,93 @@
+"""nerfstudio's trainer for many videos: inputs checked first, errors in one line, two processes without a GPU too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+
+from flowcam_ns.console import one_line_errors
+from flowcam_ns.data.pretrain_sources import SYNTHETIC, find_sources, held_out_sources
+from flowcam_ns.errors import FlowCamError
+from flowcam_ns.pretrain_pipeline import PretrainPipelineConfig
+
+INTERRUPTED = 130
+
+
+@dataclass
+class PretrainTrainerConfig(TrainerConfig):
+    """Configuration for training on many videos."""
+
+    _target: type = field(default_factory=lambda: PretrainTrainer)
+    """target class to instantiate"""
+
+    def set_timestamp(self) -> None:
+        """The first thing `ns-train` calls: look at the input here, so that a bad one leaves no run folder behind."""
+        with one_line_errors():
+            self._make_absolute()
+            pipeline = self._pipeline()
+            data = pipeline.datamanager.data
+            if data is None:
+                raise FlowCamError("no input given: add --data followed by a folder of videos, or by `synthetic`")
+            if "viewer" in self.vis:
+                raise FlowCamError("there is no single scene to view while training on many: use --vis tensorboard")
+            check_clips(pipeline)
+            pipeline.adopt_start()
+            held_out_sources(find_sources(data), pipeline.datamanager.clips.validation_share)
+        super().set_timestamp()
+
+    def set_experiment_name(self) -> None:
+        """Name the run after the folder, and keep config.yml valid from any working directory."""
+        self._make_absolute()
+        data = self._pipeline().datamanager.data
+        if self.experiment_name is None and data is not None:
+            self.experiment_name = data.name
+        super().set_experiment_name()
+
+    def _pipeline(self) -> PretrainPipelineConfig:
+        assert isinstance(self.pipeline, PretrainPipelineConfig)
+        return self.pipeline
+
+    def _make_absolute(self) -> None:
+        self.output_dir = self.output_dir.absolute()
+        pipeline = self._pipeline()
+        for owner in (self, pipeline.datamanager):
+            synthetic = owner.data is not None and str(owner.data) == SYNTHETIC and not owner.data.exists()
+            if owner.data is not None and not synthetic:
+                owner.data = owner.data.expanduser().absolute()
+
+
+def check_clips(pipeline: PretrainPipelineConfig) -> None:
+    """Raise FlowCamError where the numbers make no sense together."""
+    clips = pipeline.datamanager.clips
+    if clips.clip_length < 2 or min(clips.height, clips.width) < 16 or clips.clips_per_batch < 1:
+        raise FlowCamError("clips need at least two frames of 16 px a side, and a batch at least one clip")
+    if not 1 <= clips.frame_skip[0] <= clips.frame_skip[1]:
+        raise FlowCamError(f"frame-skip is {clips.frame_skip}: it must be two numbers, 1 <= least <= largest")
+    if clips.frames_per_visit < clips.clip_length or clips.videos_in_memory < 1 or clips.clips_per_visit < 1:
+        raise FlowCamError("frames-per-visit must cover a clip; videos-in-memory and clips-per-visit are at least 1")
+    if not 0 < clips.context_rays <= clips.height * clips.width or clips.target_rays < 0:
+        raise FlowCamError("context-rays must lie between 1 and the number of pixels; target-rays must not be negative")
+
+
+class PretrainTrainer(Trainer):
+    """Trainer that ends with one line where the user can mend what went wrong, and keeps what was learnt on Ctrl-C."""
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Build pipeline and optimizers; load a checkpoint where asked."""
+        with one_line_errors():
+            super().setup(test_mode)
+
+    def train(self, *args: Any) -> None:
+        """Train until done."""
+        try:
+            with one_line_errors():
+                super().train(*args)
+        except KeyboardInterrupt:
+            if self.training_state != "completed":
+                self.save_checkpoint(self.step)
+                print(f"\nInterrupted at step {self.step}; resume with --load-dir {self.checkpoint_dir}")
+            raise SystemExit(0 if self.training_state == "completed" else INTERRUPTED) from None
+        finally:
+            self.shutdown()
