@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int
+from scipy.spatial import KDTree
 
 from flowcam_ns.alignment.bootstrap import PIXEL
 from flowcam_ns.alignment.depths import triangulate
@@ -23,13 +24,13 @@ INLIER = 4 * PIXEL
 """A match agrees with a pose that projects it within this distance (long sides)."""
 MIN_INLIERS, MIN_SHARE = 16, 0.35
 """Least number and share of the matches that must agree with the found pose."""
-MIN_SPREAD = 0.06
+MIN_SPREAD = 0.035
 """The matches that agree must spread by so much (standard deviation, long sides) along both of their main directions,
 in both frames: those on one small thing (a logo) are no proof."""
 RANSAC_TRIALS = 500
 FAR = 0.02
 """Inverse depths below this share of the frame's median stand for points at infinity."""
-AGREES = 1.5 * PIXEL
+AGREES = 3 * PIXEL
 """A feature's depth counts where flow to at least one neighbour agrees with it this well."""
 
 
@@ -101,7 +102,9 @@ class KnownPart:
             confidence=torch.from_numpy(flow_weight(confidence)).double()[None],
         )
         depth = state.inverse_depth[at].median().double()
-        start = FlowState(state.c2w[poses], depth.expand(1, len(points)).contiguous(), state.lens)
+        solved = self.problem.points[frame].double().T.numpy()
+        nearest = KDTree(solved).query(local.points[0].T.numpy())[1]
+        start = FlowState(state.c2w[poses], state.inverse_depth[at].double()[nearest][None], state.lens)
         found = triangulate(local, start, (16 * PIXEL, 4 * PIXEL, 2 * PIXEL))
         error, valid = residuals(local, found)
         agrees = ((error.norm(dim=2) < AGREES) & valid & (local.confidence > 0)).any(1)[0]

@@ -1,0 +1,75 @@
+"""Features: found again in a shifted picture, never where a mask forbids, and matched only where they are sure."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from flowcam_ns.flow.features import Features, match_descriptors
+
+SHIFT = np.array([23.0, -11.0])
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    """A textured picture: blurred noise, 240 x 320."""
+    noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.5), np.zeros_like(noise), 0, 255, cv2.NORM_MINMAX)
+
+
+@pytest.fixture(scope="module")
+def shifted(picture: np.ndarray) -> np.ndarray:
+    """Two views of the picture, SHIFT apart."""
+    x, y = SHIFT.astype(int)
+    return np.stack([picture[30:270, 30:350], picture[30 - y : 270 - y, 30 - x : 350 - x]])
+
+
+def test_matches_tell_the_shift_between_two_views(shifted: np.ndarray) -> None:
+    features = Features(shifted)
+    here, there = features.match(0, 1)
+    moved = features.of(1).points[there] - features.of(0).points[here]
+    assert len(moved) > 50
+    assert np.abs(np.median(moved, axis=0) - SHIFT).max() < 0.1
+    assert (np.linalg.norm(moved - SHIFT, axis=1) < 1).mean() > 0.95
+
+
+def test_points_are_in_px_of_the_frames_whatever_size_is_searched(
+    shifted: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Features(shifted).of(0).points
+    monkeypatch.setattr("flowcam_ns.flow.features.LONG_SIDE", 200)
+    small = Features(shifted).of(0).points
+    distance = np.linalg.norm(small[:, None] - full[None], axis=-1).min(axis=1)
+    assert np.median(distance) < 1.0
+    assert small[:, 0].max() > 250
+
+
+def test_nothing_is_found_under_a_mask_or_at_its_edge(shifted: np.ndarray) -> None:
+    masks = np.ones(shifted.shape[:3], bool)
+    masks[:, 60:160, 100:220] = False
+    points = Features(shifted, masks).of(0).points
+    assert len(points) > 20
+    inside = (points > (97, 57)).all(1) & (points < (223, 163)).all(1)
+    assert not inside.any()
+
+
+def test_views_of_one_place_are_more_alike_than_others(shifted: np.ndarray, picture: np.ndarray) -> None:
+    other = np.random.default_rng(1).permutation(picture.reshape(-1, 3)).reshape(picture.shape)[:240, :320]
+    likeness = Features(np.concatenate([shifted, cv2.GaussianBlur(other, (0, 0), 2.5)[None]])).likeness([0], [1, 2])
+    assert likeness[0, 0] > 30
+    assert likeness[0, 1] < 5
+
+
+def test_a_flat_picture_has_no_features_and_no_matches(shifted: np.ndarray) -> None:
+    features = Features(np.stack([shifted[0], np.full_like(shifted[0], 128)]))
+    assert len(features.of(1).points) == 0
+    assert len(features.match(0, 1)[0]) == 0
+
+
+def test_a_match_must_be_mutual_and_clearly_the_best() -> None:
+    first = np.eye(128, dtype=np.float32)[:4]
+    doubtful = (first[2] + first[3]) / np.sqrt(np.float32(2))
+    second = np.stack([first[1], first[0], doubtful, doubtful])
+    here, there = match_descriptors(first, second)
+    assert dict(zip(here.tolist(), there.tolist(), strict=True)) == {0: 1, 1: 0}
