@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
+import numpy as np
 import torch
 import tyro
+from jaxtyping import Float
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.utils.writer import GLOBAL_BUFFER, EventName
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
@@ -72,6 +75,7 @@ class FlowCamPipeline(VanillaPipeline):
             super().__init__(config, device=device, test_mode=test_mode, **kwargs)
         on_cpu = torch.device(device).type == "cpu"
         self.viewer_panel = FlowCamPanel(CPU_VIEWER_RESOLUTION if on_cpu else None)
+        self.viewer_panel.contexts_of = self._contexts_of
         self._run_folder: Path | None = None
         self._field_started: float | None = None
 
@@ -140,12 +144,24 @@ class FlowCamPipeline(VanillaPipeline):
         """Cameras into every copy that nerfstudio keeps, and into the viewer."""
         self.datamanager.set_cameras(cameras)
         self._show(cameras.c2w, cameras.posed)
+        posed, sources = cameras.posed.nonzero()[:, 0].tolist(), self.datamanager.frames.sources
+        self.viewer_panel.set_frames([f"{i}: {sources[i]}" for i in posed], cameras.c2w[posed].numpy())
         first = int(cameras.posed.nonzero()[0])
         inverse = self.flowcam.scene_depth.depth()[0]
         seen = inverse[inverse > 0]
         depth = 1 / float(seen.median()) if len(seen) else 1.0
         lens = cameras.camera
         self.viewer_panel.set_start_view(cameras.c2w[first].numpy(), depth, 2 * math.atan(lens.height / 2 / lens.fy))
+
+    def _contexts_of(self, c2w: Float[np.ndarray, "4 4"]) -> list[str]:
+        """Names of the frames that a view is blended from, and their shares before visibility is known."""
+        field = self.flowcam.field
+        if field.scene is None:
+            return []
+        pose = torch.from_numpy(c2w).float().to(self.device)
+        frames, prior = field.contexts_of(pose[:3, 3], pose[:3, 2], self.config.model.blend.contexts)
+        sources = self.datamanager.frames.sources
+        return [f"{sources[i]} ({share:.0%})" for i, share in zip(frames.tolist(), prior.tolist(), strict=True)]
 
     def _show_unfinished(self, c2w: Tensor) -> None:
         """Poses in the making: any world, and perhaps of a part of the clip only; moved to where they can be seen."""
@@ -190,6 +206,9 @@ class FlowCamPipeline(VanillaPipeline):
             elapsed = time.monotonic() - (self._field_started or time.monotonic())
             if step % STATUS_EVERY == 0:
                 self.viewer_panel.status(f"**Training the field**: step {step}, {elapsed:.0f} s")
+                speed = GLOBAL_BUFFER.get("events", {}).get(EventName.VIS_RAYS_PER_SEC.value)
+                if speed is not None:
+                    self.viewer_panel.adapt(speed["avg"])
             limit, spent = self.config.train_seconds, elapsed
             if self.config.total_seconds > 0:
                 limit, spent = self.config.total_seconds, process_age()

@@ -35,3 +35,11 @@ def choose_contexts(
     floor = SHARPEST * limit + 1e-9
     weight = (1 / (chosen + floor) - 1 / (limit + floor)).clamp(min=0) + 1e-9 / floor
     return order[:count], weight / weight.sum()
+
+
+def frame_colours(frames: Int[Tensor, "contexts"], count: int) -> Float[Tensor, "contexts 3"]:
+    """A hue for each of `count` frames, in the order of the clip from red over green to blue; neighbours differ in
+    lightness."""
+    place = frames.float() / max(count - 1, 1)
+    hues = torch.stack([1 - 2 * place, 1 - (2 * place - 1).abs(), 2 * place - 1], dim=-1).clamp(0, 1)
+    return hues * (0.6 + 0.4 * (frames % 2).float())[:, None]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from flowcam_ns.errors import FlowCamError
-from flowcam_ns.model.blend_context import choose_contexts
-from flowcam_ns.model.blend_guide import SurfaceGuide, build_guide
+from flowcam_ns.model.blend_context import choose_contexts, frame_colours
+from flowcam_ns.model.blend_guide import SurfaceGuide, build_guide, pixel_pitch
 from flowcam_ns.model.blend_refine import BlendRefiner
 from flowcam_ns.model.blend_sampling import place_samples, sample_contexts
 from flowcam_ns.model.blend_weights import BlendWeights, RayBlend
@@ -26,6 +26,8 @@ LEAST_INVERSE_DEPTH = 1e-6
 """Typical inverse depth of a scene that lies at infinity altogether."""
 RAYS_AT_ONCE = 65536
 """Rays blended at once where no gradients are kept; bounds the memory of a large view."""
+COARSEST_STRIDE = 4
+"""At most so many px of the depth maps are skipped for small views, which shall follow a turning camera."""
 KEPT_GUIDES = 256
 """Frames whose guides are kept between training steps."""
 
@@ -85,7 +87,7 @@ class BlendField(nn.Module):
         small = scene.camera.scaled_to(w, h)
         y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
         self._depth_rays = small.unproject(torch.stack([x, y], dim=-1) + 0.5).to(device)
-        self._guide_focal = small.fx * self.config.guide_detail
+        self._depth_focal = small.fx
 
     @property
     def device(self) -> torch.device:
@@ -113,17 +115,19 @@ class BlendField(nn.Module):
         directions: Float[Tensor, "rays 3"],
         forward: Float[Tensor, "3"],
         exclude: int | None = None,
+        pitch: float = 0.0,
     ) -> SurfaceGuide:
-        """Where surfaces lie around these rays."""
+        """Where surfaces lie around these rays; no finer than the view, whose pixels lie `pitch` radians apart."""
         near, _ = self.contexts_of(origin, forward, self.config.guide_contexts, exclude)
-        depths = self._depths[near]
+        stride = int(min(max(pitch * self._depth_focal, 1.0), COARSEST_STRIDE))
+        depths = self._depths[near, :, ::stride, ::stride]
         return build_guide(
             origin,
             directions,
             forward,
-            self._guide_focal,
+            self._depth_focal * self.config.guide_detail / stride,
             self._c2w[near],
-            self._depth_rays,
+            self._depth_rays[::stride, ::stride],
             depths[:, 0],
             depths[:, 1],
         )
@@ -151,7 +155,7 @@ class BlendField(nn.Module):
 
         `forward` is the camera's optical axis (the rays' mean direction without it): give it when a view is rendered
         in pieces, or the pieces may choose different contexts. Returns rgb [*rays, 3], depth along the unit ray,
-        accumulation and confidence [*rays, 1].
+        accumulation and confidence [*rays, 1]; without gradients also contexts [*rays, 3], which frames show it.
         """
         if self.scene is None:
             raise FlowCamError("the field has no scene yet: call set_scene first")
@@ -175,6 +179,8 @@ class BlendField(nn.Module):
             "accumulation": blend.inside[:, None],
             "confidence": blend.confidence[:, None],
         }
+        if not torch.is_grad_enabled():
+            out["contexts"] = blend.weights.T @ frame_colours(chosen, len(self.scene)).to(rgb)
         return {name: value.reshape(*shape, value.shape[-1]) for name, value in out.items()}
 
     def _pictures(
@@ -184,9 +190,7 @@ class BlendField(nn.Module):
         images = self._images[chosen].float() / 255
         assert self.scene is not None
         if directions.dim() == 3 and min(directions.shape[:2]) > 1:
-            h, w = directions.shape[:2]
-            middle = directions[h // 2, w // 2 - 1 : w // 2 + 1]
-            pitch = float((middle[1] - middle[0]).norm()) * self.scene.camera.fx
+            pitch = pixel_pitch(directions) * self.scene.camera.fx
             for _ in range(int(max(0.0, math.log2(max(pitch, 1e-6)) + 0.3))):
                 half = (max(1, images.shape[2] // 2), max(1, images.shape[3] // 2))
                 images = interpolate(images, size=half, mode="area")

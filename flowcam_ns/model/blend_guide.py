@@ -43,6 +43,15 @@ class SurfaceGuide:
         return found[0, :, 0].T * z
 
 
+def pixel_pitch(directions: Float[Tensor, "height width 3"]) -> float:
+    """Angle in radians between neighbouring unit rays in the middle of an image; 0 for images of one column."""
+    height, width = directions.shape[:2]
+    if width < 2:
+        return 0.0
+    left, right = directions[height // 2, width // 2 - 1 : width // 2 + 1]
+    return float((right - left).norm())
+
+
 def view_rotation(forward: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
     """Rotation from world to a camera that looks along `forward`; rows are its axes."""
     helper = torch.zeros_like(forward)

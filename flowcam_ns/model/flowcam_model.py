@@ -15,6 +15,7 @@ from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor, nn
 
 from flowcam_ns.model.blend_field import BlendField, BlendFieldConfig
+from flowcam_ns.model.blend_guide import pixel_pitch
 from flowcam_ns.model.blend_training import patch_losses
 from flowcam_ns.model.camera_optimizer import EstimatedCameras, FlowCameraOptimizer, FlowCameraOptimizerConfig
 from flowcam_ns.model.checkpoint import read_checkpoint
@@ -203,7 +204,8 @@ class FlowCamModel(Model):
             return None
         forward = view.pose[:3, 2]
         directions = bundle.directions.reshape(-1, 3)
-        return self.field.guide_for(view.pose[:3, 3], directions, forward, view.frame)
+        pitch = pixel_pitch(bundle.directions) if bundle.directions.ndim == 3 else 0.0
+        return self.field.guide_for(view.pose[:3, 3], directions, forward, view.frame, pitch)
 
     def _render(self, bundle: RayBundle, view: View, guide: Any = None) -> dict[str, Tensor]:
         if self.field.scene is None:
@@ -243,4 +245,4 @@ class FlowCamModel(Model):
         grey = torch.full_like(bundle.directions, 0.5)
         zero = torch.zeros_like(grey[..., :1])
         outputs = {"rgb": grey, "depth": zero + 1, "accumulation": zero, "confidence": zero.clone()}
-        return outputs if self.training else outputs | {"flow": grey.clone(), "normals": grey.clone()}
+        return outputs if self.training else outputs | {n: grey.clone() for n in ("contexts", "flow", "normals")}

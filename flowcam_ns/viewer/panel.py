@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,14 @@ STEP_BACK, STEP_UP = 0.15, 0.1
 """The start view stands these shares of the scene's depth behind and above the first camera, so that cameras show."""
 
 
+NOWHERE = "-"
+ADAPT_SECONDS, STILL_SECONDS = 5.0, 0.7
+COARSEST, FINEST = 96, 512
+"""Px of a still view's long side."""
+MARKED = 1.4
+"""Resolutions closer to each other than this factor are left as they are."""
+
+
 class FlowCamPanel(ViewerControl):
     """Pushes poses and status to connected viewers; does nothing where there is no viewer.
 
@@ -25,17 +35,27 @@ class FlowCamPanel(ViewerControl):
 
     def __init__(self, max_resolution: int | None = None) -> None:
         self.max_resolution = max_resolution
+        self.contexts_of: Callable[[Float[np.ndarray, "4 4"]], list[str]] | None = None
+        """Names of the frames that a view from an OpenCV pose is blended from, nearest first."""
         self._viewer: Viewer | None = None
         self._markdown: Any = None
+        self._contexts: Any = None
+        self._jump: Any = None
         self._status = "Waiting for the first training step"
         self._start: tuple[Float[np.ndarray, "4 4"], float, float] | None = None
+        self._cameras: dict[str, Float[np.ndarray, "4 4"]] = {}
+        self._adapted = 0.0
 
     def _setup(self, viewer: Viewer) -> None:
         """Called by nerfstudio's viewer when it is built."""
         super()._setup(viewer)
         self._viewer = viewer
-        self._markdown = viewer.viser_server.gui.add_markdown(self._status, order=-1)
-        viewer.viser_server.on_client_connect(self._place)
+        gui = viewer.viser_server.gui
+        self._markdown = gui.add_markdown(self._status, order=-1)
+        self._contexts = gui.add_markdown("", order=-0.9)
+        self._jump = gui.add_dropdown("Jump to camera", self._choices(), order=-0.8)
+        self._jump.on_update(self._go)
+        viewer.viser_server.on_client_connect(self._welcome)
         if self.max_resolution is not None:
             viewer.control_panel._max_res.value = self.max_resolution
 
@@ -44,6 +64,25 @@ class FlowCamPanel(ViewerControl):
         self._status = text
         if self._markdown is not None:
             self._markdown.content = text
+
+    def set_frames(self, names: list[str], c2w: Float[np.ndarray, "frames 4 4"]) -> None:
+        """The cameras that viewers can jump to: every posed frame's name and OpenCV pose."""
+        self._cameras = dict(zip(names, c2w, strict=True))
+        if self._jump is not None:
+            self._jump.options = self._choices()
+
+    def adapt(self, rays_per_second: float) -> None:
+        """Let a still view be as fine as it can be within `STILL_SECONDS`; called now and then, not at every step.
+
+        (nerfstudio itself does so for moving views.) Changes are few and large, because each starts a rendering anew.
+        """
+        if self._viewer is None or self.max_resolution is None or time.monotonic() - self._adapted < ADAPT_SECONDS:
+            return
+        self._adapted = time.monotonic()
+        slider = self._viewer.control_panel._max_res
+        wanted = int(np.clip((rays_per_second * STILL_SECONDS) ** 0.5, COARSEST, FINEST)) // 16 * 16
+        if not 1 / MARKED < wanted / slider.value < MARKED:
+            slider.value = wanted
 
     def push_cameras(
         self, c2w: Float[np.ndarray, "frames 4 4"], shown: dict[int, int], posed: np.ndarray | None = None
@@ -86,6 +125,39 @@ class FlowCamPanel(ViewerControl):
         if self._viewer is not None and first:
             for client in self._viewer.viser_server.get_clients().values():
                 self._place(client)
+
+    def _choices(self) -> list[str]:
+        return [NOWHERE, *self._cameras]
+
+    def _go(self, event: Any) -> None:
+        """Put the viewer that asked for it, or all of them, where a frame was taken."""
+        c2w = self._cameras.get(self._jump.value)
+        if c2w is None or self._viewer is None:
+            return
+        client = getattr(event, "client", None)
+        clients = [client] if client is not None else list(self._viewer.viser_server.get_clients().values())
+        for one in clients:
+            with one.atomic():
+                one.camera.position = c2w[:3, 3] * VISER_NERFSTUDIO_SCALE_RATIO
+                one.camera.wxyz = vtf.SO3.from_matrix(c2w[:3, :3]).wxyz
+                if self._start is not None:
+                    one.camera.fov = self._start[2]
+
+    def _welcome(self, client: viser.ClientHandle) -> None:
+        self._place(client)
+        client.camera.on_update(self._tell_contexts)
+
+    def _tell_contexts(self, camera: viser.CameraHandle) -> None:
+        """Show which frames the view of this camera is blended from."""
+        if self.contexts_of is None or self._contexts is None:
+            return
+        c2w = np.eye(4)
+        c2w[:3, :3] = vtf.SO3(camera.wxyz).as_matrix()
+        c2w[:3, 3] = np.asarray(camera.position) / VISER_NERFSTUDIO_SCALE_RATIO
+        names = self.contexts_of(c2w)
+        text = f"Blended from {', '.join(names)}" if names else ""
+        if self._contexts.content != text:
+            self._contexts.content = text
 
     def _place(self, client: viser.ClientHandle) -> None:
         if self._start is None:

@@ -125,3 +125,12 @@ def test_unposed_frames_are_neither_trained_on_nor_scored(manager) -> None:
     assert manager.train_dataset.metadata["frame_index"].tolist() == [0, 3]
     assert manager.eval_dataset.metadata["frame_index"].tolist() == [4]
     assert len(manager.train_dataset.image_filenames) == len(manager.train_dataset.cameras) == 2
+
+
+def test_views_have_even_sizes_so_that_every_player_shows_their_videos(video: Path) -> None:
+    for side in (95, 61, 33):
+        parser = FlowCamDataParserConfig(data=video, frames=FrameOptions(thin=False), train_long_side=side).setup()
+        width, height = parser.render_size()
+        assert width % 2 == height % 2 == 0
+        assert abs(width - side) <= 1
+        assert height / width == pytest.approx(HEIGHT / WIDTH, rel=0.06)

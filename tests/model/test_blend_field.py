@@ -11,8 +11,9 @@ from torch import Tensor
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.camera import Camera
-from flowcam_ns.model.blend_context import choose_contexts
+from flowcam_ns.model.blend_context import choose_contexts, frame_colours
 from flowcam_ns.model.blend_field import BlendField, BlendFieldConfig
+from flowcam_ns.model.blend_guide import pixel_pitch
 from flowcam_ns.model.blend_training import camera_rays, training_step
 from flowcam_ns.model.blend_weights import GatedMLP
 from flowcam_ns.model.scene import ContextScene
@@ -182,3 +183,26 @@ def test_a_gated_network_starts_at_zero_and_learns() -> None:
 def test_without_tiny_cuda_nn_its_fields_are_refused() -> None:
     with pytest.raises(FlowCamError, match="tiny-cuda-nn"):
         BlendField(BlendFieldConfig(implementation="tcnn"))
+
+
+def test_a_small_view_needs_less_to_place_its_samples_and_shows_the_same(scene: ContextScene) -> None:
+    field = field_of(scene)
+    small = CAMERA.scaled_to(W // 2, H // 2)
+    origins, directions, forward = camera_rays(small, scene.c2w[HELD_OUT])
+    pitch = pixel_pitch(directions)
+    assert pitch == pytest.approx(1 / small.fx, rel=0.1)
+    coarse, fine = (
+        field.guide_for(origins[0, 0], directions.reshape(-1, 3), forward, pitch=p) for p in (pitch * 1.1, 0.0)
+    )
+    assert coarse.layers.numel() < 0.4 * fine.layers.numel()
+    with torch.no_grad():
+        views = [field(origins, directions, forward=forward, guide=guide)["rgb"] for guide in (coarse, fine)]
+    assert psnr(*views) > 30
+
+
+def test_contexts_are_shown_in_the_colours_of_their_frames(scene: ContextScene) -> None:
+    shown = render(field_of(scene), scene.c2w[0], exclude=0)["contexts"]
+    colours = frame_colours(torch.arange(FRAMES), FRAMES)
+    assert len({tuple(colour) for colour in colours.tolist()}) == FRAMES
+    distance = (shown.reshape(-1, 1, 3) - colours).norm(dim=-1).argmin(-1)
+    assert distance.mode().values == 1, "the nearest frame counts most"

@@ -14,6 +14,16 @@ from flowcam_ns.viewer.panel import FlowCamPanel
 RATIO = 10.0
 
 
+class Dropdown:
+    """Stands for a viser dropdown."""
+
+    def __init__(self, label: str, options: list[str], order: float) -> None:
+        self.options, self.value, self.callback = options, options[0], None
+
+    def on_update(self, callback: Any) -> None:
+        self.callback = callback
+
+
 class Recorder:
     """Stands for a viser server or client: remembers what was added."""
 
@@ -21,7 +31,9 @@ class Recorder:
         self.trajectory: np.ndarray | None = None
         self.on_connect: Any = None
         self.scene = SimpleNamespace(add_spline_catmull_rom=self._spline)
-        self.gui = SimpleNamespace(add_markdown=lambda text, order: SimpleNamespace(content=text))
+        self.gui = SimpleNamespace(
+            add_markdown=lambda text, order: SimpleNamespace(content=text), add_dropdown=Dropdown
+        )
         self.clients: dict[int, Any] = {}
 
     def atomic(self) -> Any:
@@ -53,7 +65,9 @@ def poses(count: int) -> np.ndarray:
 
 
 def client() -> SimpleNamespace:
-    return SimpleNamespace(camera=SimpleNamespace(), atomic=nullcontext)
+    camera = SimpleNamespace(watchers=[])
+    camera.on_update = camera.watchers.append
+    return SimpleNamespace(camera=camera, atomic=nullcontext)
 
 
 def test_without_a_viewer_nothing_happens() -> None:
@@ -102,3 +116,54 @@ def test_viewers_start_behind_the_first_camera_and_see_the_scene() -> None:
     moved = present.camera.position.copy()
     panel.set_start_view(np.eye(4), 1.0, 0.7)
     assert present.camera.position == pytest.approx(moved), "a user who has looked around is left alone"
+
+
+def test_a_viewer_jumps_to_where_a_frame_was_taken_and_others_stay() -> None:
+    panel, viewer = FlowCamPanel(), fake_viewer(1)
+    panel.set_frames(["0: a.png"], poses(1))
+    panel._setup(viewer)  # type: ignore[arg-type]
+    panel.set_frames(["0: a.png", "2: c.png"], poses(3)[[0, 2]])
+    assert panel._jump.options == ["-", "0: a.png", "2: c.png"]
+    asking, other = client(), client()
+    viewer.viser_server.clients = {0: asking, 1: other}
+    panel._jump.value = "2: c.png"
+    panel._jump.callback(SimpleNamespace(client=asking))
+    assert asking.camera.position == pytest.approx(RATIO * np.array([2.0, 4.0, 6.0]))
+    assert asking.camera.wxyz == pytest.approx([1, 0, 0, 0])
+    assert not hasattr(other.camera, "position")
+    panel._jump.value = "-"
+    panel._jump.callback(SimpleNamespace(client=other))
+    assert not hasattr(other.camera, "position")
+
+
+def test_the_frames_behind_a_view_are_named_as_the_camera_moves() -> None:
+    panel, viewer = FlowCamPanel(), fake_viewer(1)
+    asked: list[np.ndarray] = []
+    panel.contexts_of = lambda c2w: asked.append(c2w) or [f"x={c2w[0, 3]:.0f}"]  # type: ignore[func-returns-value]
+    panel._setup(viewer)  # type: ignore[arg-type]
+    one = client()
+    viewer.viser_server.on_connect(one)
+    (watcher,) = one.camera.watchers
+    watcher(SimpleNamespace(wxyz=np.array([1.0, 0, 0, 0]), position=np.array([30.0, 0, 0])))
+    assert panel._contexts.content == "Blended from x=3"
+    assert asked[0] == pytest.approx(np.array([[1.0, 0, 0, 3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+
+
+def test_still_views_become_as_fine_as_the_machine_can_do_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    panel, viewer = FlowCamPanel(max_resolution=192), fake_viewer(1)
+    panel.adapt(1e9)
+    panel._setup(viewer)  # type: ignore[arg-type]
+    slider, clock = viewer.control_panel._max_res, [100.0]
+    monkeypatch.setattr("flowcam_ns.viewer.panel.time.monotonic", lambda: clock[0])
+    found = []
+    for speed in (60_000.0, 400_000.0, 500_000.0, 1e9, 1_000.0):
+        clock[0] += 10
+        panel.adapt(speed)
+        found.append(slider.value)
+        panel.adapt(1e9)  # too soon after the last time
+        assert slider.value == found[-1]
+    assert found == [192, 512, 512, 512, 96]
+    unlimited, gpu = FlowCamPanel(), fake_viewer(1)
+    unlimited._setup(gpu)  # type: ignore[arg-type]
+    unlimited.adapt(1_000.0)
+    assert gpu.control_panel._max_res.value == 512
