@@ -21,6 +21,14 @@ def _block(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())
 
 
+def encode_points(points: Float[Tensor, "*batch 3"], log: bool, middle: float) -> Float[Tensor, "*batch inputs"]:
+    """Points as they are, or as direction and logarithm of the distance over `middle`."""
+    if not log:
+        return points
+    distance = points.norm(dim=-1, keepdim=True).clamp(min=1e-3 * middle)
+    return torch.cat([points / distance, torch.log(distance / middle)], dim=-1)
+
+
 class PointEncoder(nn.Module):
     """One context view's reading of a point: residual blocks on its position, shifted by the view's feature."""
 
@@ -38,16 +46,10 @@ class PointEncoder(nn.Module):
         self, points: Float[Tensor, "*batch 3"], features: Float[Tensor, "*#batch channels"]
     ) -> Float[Tensor, "*batch width"]:
         """`features` broadcasts over the samples of a ray where they all share one pixel."""
-        h = self.proj_in(self._encoded(points))
+        h = self.proj_in(encode_points(points, self.log_points, self.middle_distance))
         for block, modulator in zip(self.res_blocks, self.modulators, strict=True):
             h = block(h) + (h + modulator(features))
         return self.out(h)
-
-    def _encoded(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch inputs"]:
-        if not self.log_points:
-            return points
-        distance = points.norm(dim=-1, keepdim=True).clamp(min=1e-3 * self.middle_distance)
-        return torch.cat([points / distance, torch.log(distance / self.middle_distance)], dim=-1)
 
 
 class PointDecoder(nn.Module):
@@ -72,8 +74,12 @@ class LatentField(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.phi1 = PointEncoder(config)
-        self.phi2 = PointDecoder(config.field_width)
+        if config.field == "mlp":
+            from flowcam_ns.model.mlp_field import MLPPointDecoder, MLPPointEncoder  # brings nerfstudio
+
+            self.phi1, self.phi2 = MLPPointEncoder(config), MLPPointDecoder(config)
+        else:
+            self.phi1, self.phi2 = PointEncoder(config), PointDecoder(config.field_width)
         self.density_activation = F.relu if config.density_activation == "relu" else F.softplus
         self.density_bias = config.density_bias
         self.floor_prior = config.floor_prior

@@ -20,6 +20,11 @@ class NetworkConfig:
     """Frequencies of the positional encoding of the ray direction that the encoder sees."""
     flow_input_scale: float = 4.0
     """Optical flow (in fractions of the image) is multiplied by this before the encoder reads it."""
+    field: Literal["residual", "mlp"] = "residual"
+    """residual: the published field. mlp: plain layers of the same width, which tiny-cuda-nn can run."""
+    field_implementation: Literal["torch", "tcnn"] = "torch"
+    """What runs the plain layers; tcnn falls back to torch where tiny-cuda-nn is missing. Weights of one are not those
+    of the other."""
     field_width: int = 64
     """Hidden units of the radiance field."""
     field_blocks: int = 2

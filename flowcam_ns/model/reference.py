@@ -40,7 +40,7 @@ class ReferenceNetwork(nn.Module):
             `rgb`, `depth`, `ctxt_rgb`, `ctxt_depth`, `poses`, `corr_weights`, `flow_from_pose`, `features` (every 4th
             row and column), `loss_rgb`, `loss_ctxt_rgb`, `loss_flow`, `loss_flow_unclipped`.
         """
-        device = self.network.field.phi2.out.weight.device
+        device = next(self.network.parameters()).device
         prefixed = any(name.startswith(INPUT_PREFIX) for name in inputs)
         named = {name.removeprefix(INPUT_PREFIX): value for name, value in inputs.items()}
         arrays = {name: torch.as_tensor(named[name], device=device) for name in INPUT_NAMES if name in named}
