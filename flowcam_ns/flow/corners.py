@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 WINDOW = 5
 """Side of the window of the structure tensor in px."""
@@ -15,11 +15,15 @@ CELL_MARGIN = 0.1
 
 
 def strongest_in_cells(
-    image: UInt8[np.ndarray, "h w"], cell_width: int, cell_height: int
+    image: UInt8[np.ndarray, "h w"],
+    cell_width: int,
+    cell_height: int,
+    usable: Bool[np.ndarray, "h w"] | None = None,
 ) -> Float32[np.ndarray, "points 2"]:
     """In each cell the pixel with the largest smaller eigenvalue of the structure tensor, in px, centres at +0.5.
 
-    The cells are in row-major order and centred on the image; an image smaller than a cell is one cell.
+    The cells are in row-major order and centred on the image; an image smaller than a cell is one cell. Where some of a
+    cell's pixels are `usable`, one of these is chosen.
     """
     height, width = image.shape
     margin = min(IMAGE_MARGIN, (min(height, width) - 1) // 4)
@@ -27,6 +31,8 @@ def strongest_in_cells(
     columns, rows = (width - 2 * margin) // cell_width, (height - 2 * margin) // cell_height
     left, top = (width - columns * cell_width) // 2, (height - rows * cell_height) // 2
     strength = cv2.cornerMinEigenVal(image, WINDOW, ksize=3)
+    if usable is not None:
+        strength = np.where(usable, strength, -np.inf)
     cells = strength[top : top + rows * cell_height, left : left + columns * cell_width]
     cells = cells.reshape(rows, cell_height, columns, cell_width)
     inset_x, inset_y = int(CELL_MARGIN * cell_width), int(CELL_MARGIN * cell_height)

@@ -27,6 +27,8 @@ Progress = Callable[[int, int], None]
 DEFAULT_MEMORY_BYTES = 512 * 2**20
 DEFAULT_CHAIN = 16
 """Largest gap between frames whose flow starts from the flows in between."""
+MASK_MARGIN = 4
+"""Pixels of the flow image around a mask that the masked thing's flow may have reached."""
 SAMPLED_AT_ONCE = 256
 """Directed pairs sampled in one batch; bounds the memory of a call."""
 
@@ -36,7 +38,8 @@ class FlowStore:
 
     Flow is estimated on images whose long side is `long_side` (never enlarged; sides made even, so the two axes scale
     by slightly different factors), both ways for each pair, by `workers` threads. Up to `memory_bytes` of it stay in
-    memory; what doesn't fit comes from `cache` again, or is recomputed. `masks` are True where a pixel may be used.
+    memory; what doesn't fit comes from `cache` again, or is recomputed. `masks` are True where a pixel may be used;
+    flow is smooth, so pixels within `MASK_MARGIN` of a masked one are not used either.
     Several threads may use one store at once.
 
     Between frames up to `chain` apart the search starts from the neighbours' flows joined together (where the estimator
@@ -59,7 +62,7 @@ class FlowStore:
         self.flow_height, self.flow_width = flow_size(self.height, self.width, long_side)
         self.scale = np.array([self.flow_width / self.width, self.flow_height / self.height], dtype=np.float32)
         self.images = images
-        self.masks = masks
+        self.masks = None if masks is None else self._eroded(masks)
         self.cache = cache
         self.workers = max(1, min(workers, self.estimator.max_workers))
         self.memory_bytes = memory_bytes
@@ -138,7 +141,10 @@ class FlowStore:
         Every frame has the same number of points; a cell without texture or under a mask has one too.
         """
         cell = np.maximum(np.round(spacing_px * self.scale).astype(int), 1)
-        found = [strongest_in_cells(self._grey(image), int(cell[0]), int(cell[1])) for image in self._small]
+        found = [
+            strongest_in_cells(self._grey(image), int(cell[0]), int(cell[1]), self._small_mask(frame))
+            for frame, image in enumerate(self._small)
+        ]
         return (np.stack(found) / self.scale).astype(np.float32)
 
     def flow_image(self, frame: int) -> UInt8[np.ndarray, "h w *rgb"]:
@@ -274,6 +280,19 @@ class FlowStore:
         size = self.flow_width, self.flow_height
         there, back = (2 * cv2.resize(flow, size, interpolation=cv2.INTER_LINEAR) for flow in joined)
         return there, back
+
+    def _eroded(self, masks: Bool[np.ndarray, "frames height width"]) -> Bool[np.ndarray, "frames height width"]:
+        """The masks without the pixels next to what is masked."""
+        width, height = (2 * np.ceil(MASK_MARGIN / self.scale).astype(int) + 1).tolist()
+        around = np.ones((height, width), np.uint8)
+        return np.stack([cv2.erode(mask.astype(np.uint8), around) for mask in masks]).astype(bool)
+
+    def _small_mask(self, frame: int) -> Bool[np.ndarray, "h w"] | None:
+        """The mask of a frame at the flow image's size."""
+        if self.masks is None:
+            return None
+        size = self.flow_width, self.flow_height
+        return cv2.resize(self.masks[frame].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
 
     def _digest(self, frame: int) -> bytes:
         if frame not in self._digests:

@@ -174,12 +174,13 @@ def test_masked_sources_and_targets_have_no_confidence() -> None:
     masks[0, :, :200] = False
     masks[1, :, 400:] = False
     store = FlowStore(warped(np.array([[1, 0, 20], [0, 1, 0.0]])), masks=masks)
-    points = np.array([[[199, 200], [202, 200], [375, 200], [385, 200]]] * 2, np.float32)
+    # Neither what is masked nor the pixels around it, which the masked thing's flow may have reached.
+    points = np.array([[[201, 200], [209, 200], [370, 200], [379, 200]]] * 2, np.float32)
     _, confidence = store.sample([(0, 1)], points)
     assert (confidence[0] > 0.5).tolist() == [False, True, True, False]
     _, dense = store.dense(0, 1)
     across = dense[dense.shape[0] // 2]
-    column = np.array([190, 210, 370, 390]) * dense.shape[1] // WIDTH
+    column = np.array([190, 214, 366, 390]) * dense.shape[1] // WIDTH
     assert (across[column] > 0.5).tolist() == [False, True, True, False]
 
 
@@ -193,6 +194,21 @@ def test_one_good_point_lies_in_each_cell_at_its_corner() -> None:
     corners = np.array([[80, 80], [200, 80], [80, 160], [200, 160]])
     distance = np.linalg.norm(points[0][:, None] - corners, axis=-1).min(axis=0)
     assert distance.max() < 4
+
+
+def test_points_avoid_what_is_masked_where_a_cell_leaves_a_choice() -> None:
+    image = np.random.default_rng(0).integers(0, 30, (2, 240, 320, 3), dtype=np.uint8)
+    image[:, 100:140, 100:140] = np.random.default_rng(1).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    masks = np.ones((2, 240, 320), bool)
+    masks[:, 100:140, 100:140] = False
+    around = slice(96, 144)
+
+    def on_logo(store: FlowStore) -> int:
+        columns, rows = np.floor(store.good_points(60)[0]).astype(int).T
+        return int(((columns >= around.start) & (columns < around.stop) & (rows >= around.start) & (rows < 144)).sum())
+
+    assert on_logo(FlowStore(image)) > 0
+    assert on_logo(FlowStore(image, masks=masks)) == 0
 
 
 @pytest.mark.parametrize(("height", "width", "cell"), [(20, 30, 50), (64, 100, 1), (61, 83, 7)])
