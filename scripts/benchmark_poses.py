@@ -70,7 +70,7 @@ def main(options: BenchmarkOptions) -> None:
         races.append(run_race(sequence, methods, options))
         if options.judge:
             judged.rows.extend(judge_rows(races[-1]))
-        sections = [accuracy_section(races), cost_section(races), judged]
+        sections = [accuracy_section(races), cost_section(races), *([judged] if options.judge else [])]
         write_report(options.output_dir, machine, sections)
     if "ours" in methods:
         sections.append(calibration_section(calibration_cases(races, options)))
