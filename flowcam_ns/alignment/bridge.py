@@ -65,6 +65,8 @@ class Bridged:
     """Flow between frames that features tied together."""
     why_not: dict[int, str] = field(default_factory=dict)
     """For frames that could not be tied: what was missing."""
+    revisits: int = 0
+    """Returns to a known place by which drift was taken out."""
 
 
 def bridge(video: Video, main: Part, others: list[Part]) -> Bridged:

@@ -31,6 +31,7 @@ from flowcam_ns.alignment.part import Part
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.alignment.refine import ALL_OF_LENS, refine_all, retriangulate
 from flowcam_ns.alignment.result import Alignment
+from flowcam_ns.alignment.revisits import without_drift
 from flowcam_ns.alignment.segments import solve_segments, unposed_reasons
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.flow.cache import FlowCache
@@ -132,10 +133,14 @@ def _estimate(
         )
         fine_problem, fine = part, turning
     else:
+        few = points[:, _subset(points.shape[1], COARSE_SHARE)]
+        video = Video(store, Features.of_store(store), coarse, few, points)
         if len(main) < len(frames):
             with watch("bridges"):
-                few = points[:, _subset(points.shape[1], COARSE_SHARE)]
-                bridged = bridge(Video(store, Features.of_store(store), coarse, few, points), main, others)
+                bridged = bridge(video, main, others)
+        with watch("revisits"):
+            tied, revisits = without_drift(video, bridged.part, motion)
+            bridged = replace(bridged, part=tied, revisits=revisits)
         fine_problem, fine = _refine_with_far_pairs(store, points, measured, bridged, belief, report, watch)
     report("Refining", 1.0, fine.c2w)
     reasons = unposed_reasons(segments, bridged.part.frames.tolist(), len(frames), bridged.why_not)
@@ -244,7 +249,7 @@ def _refine_with_far_pairs(
             problem.thinned(half),
             start,
             belief,
-            scales=(2.0, 0.5),
+            scales=(8.0, 2.0, 0.5) if bridged.revisits else (2.0, 0.5),
             iterations=10,
             stages=(ALL_OF_LENS,),
             tolerance=3e-4,

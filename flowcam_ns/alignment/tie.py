@@ -61,6 +61,11 @@ def tie_part(known: KnownPart, other: KnownPart, seen: list[Resection]) -> Part 
     return moved(other.part, best, known.part.state.lens)
 
 
+def scale_seen(other: KnownPart, resection: Resection) -> float | None:
+    """The known world's units in one of those that the resected frame's own depths have; None where too few tell."""
+    return _Matches.of(other, resection).scale
+
+
 def moved(part: Part, motion: Similarity, lens: Float[Tensor, "lens"]) -> Part:
     """A part in another world, under the lens that holds there."""
     c2w = part.state.c2w.clone()
