@@ -80,8 +80,12 @@ def test_a_drifting_start_is_corrected_in_fewer_steps_than_nothing(
 def test_a_start_that_leads_nowhere_is_dropped(
     clip: SyntheticClip, store: FlowStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(given_start, "BELIEVED", 0.0)
-    solved = estimate_poses(clip.to_frames(), clip.camera, OPTIONS, flow=store, start=drifting(clip))
+    tumbling = se3.exp(2 * torch.randn(FRAMES, 6, generator=torch.Generator().manual_seed(0)).double())
+    believed: list[float] = []
+    least = given_start.least_explained
+    monkeypatch.setattr(given_start, "least_explained", lambda *x: believed.append(float(least(*x))) or least(*x))
+    solved = estimate_poses(clip.to_frames(), clip.camera, OPTIONS, flow=store, start=tumbling)
+    assert believed[0] < given_start.BELIEVED
     assert relative_ate(clip, solved.c2w) < 0.03
 
 
