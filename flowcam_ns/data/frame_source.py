@@ -7,7 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.video.frames import Frames
@@ -31,6 +31,16 @@ class SharedFrames:
             resized = [cv2.resize(image, (width, height), interpolation=how) for image in self.frames.images]
             self._resized = {(width, height): np.stack(resized)}
         return self._resized[width, height]
+
+    def masks(self, width: int, height: int) -> Bool[np.ndarray, "frames height width"] | None:
+        """All masks at another size, where the input has any: True where a pixel may be used."""
+        if self.frames.masks is None:
+            return None
+        size = width, height
+        resized = [
+            cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for mask in self.frames.masks
+        ]
+        return np.stack(resized).astype(bool)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedFrames:
         return self

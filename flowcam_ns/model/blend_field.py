@@ -78,6 +78,7 @@ class BlendField(nn.Module):
         self._guides.clear()
         self._c2w = scene.c2w.detach().float().to(device)
         self._usable = scene.usable.to(device)
+        self._masks = None if scene.masks is None else scene.masks.to(device)
         self._images = scene.images.to(device).permute(0, 3, 1, 2)
         self._depths = torch.stack([scene.inverse_depth, scene.confidence], dim=1).float().to(device)
         known = (self._depths[:, 1] > 0.2) & self._usable[:, None, None]
@@ -208,5 +209,7 @@ class BlendField(nn.Module):
         assert self.scene is not None
         spread = self.config.sample_spread
         rho = place_samples(guide.lookup(rays), spread, 0.01 * spread * self._typical)
-        seen = sample_contexts(origin, rays, rho, self._c2w[chosen], self.scene.camera, images, self._depths[chosen])
+        masks = None if self._masks is None else self._masks[chosen]
+        depths = self._depths[chosen]
+        seen = sample_contexts(origin, rays, rho, self._c2w[chosen], self.scene.camera, images, depths, masks)
         return self.weights(seen, prior, rho)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowcam_ns.geometry import se3
@@ -15,6 +15,8 @@ from flowcam_ns.geometry.camera import Camera
 NEAREST_Z = 1e-2
 REFERENCE_SIDE = 512
 """Parallax is counted in px of an image with this long side, so that it means the same at any size."""
+LEAST_FORBIDDEN = 0.01
+"""Share of masked pixels at a sample from which its colour is not used."""
 BORDER = 0.03
 """Share of the image over which a context fades out towards its border."""
 
@@ -32,7 +34,7 @@ class ContextSamples:
     trust: Float[Tensor, "contexts rays samples"]
     """Confidence of the context's depth there, 0..1."""
     inside: Float[Tensor, "contexts rays samples"]
-    """1 inside the context's image, falling to 0 at its border."""
+    """1 inside the context's image, falling to 0 at its border; 0 where a mask forbids its colour."""
 
 
 def place_samples(layers: Float[Tensor, "rays 3"], spread: float, floor: float) -> Float[Tensor, "rays 5"]:
@@ -51,6 +53,7 @@ def sample_contexts(
     camera: Camera,
     images: Float[Tensor, "contexts 3 height width"],
     depths: Float[Tensor, "contexts 2 h w"],
+    masks: Bool[Tensor, "contexts height width"] | None = None,
 ) -> ContextSamples:
     """Project samples (inverse distance `rho` along unit rays) into every context and read what it shows there."""
     w2c = se3.inverse(c2w)
@@ -60,6 +63,10 @@ def sample_contexts(
     z = points[..., 2].clamp(min=NEAREST_Z)
     grid = _image_grid(points[..., :2] / z[..., None], camera)
     inside = ((1 - grid.detach().abs().amax(-1)) / BORDER).clamp(0, 1) * (points[..., 2] > NEAREST_Z)
+    if masks is not None:
+        # The bicubic kernel of the colours reaches two pixels far, so their neighbourhood must be free as well.
+        forbidden = F.max_pool2d((~masks[:, None]).float(), 5, 1, 2)
+        inside = inside * (F.grid_sample(forbidden, grid.detach(), align_corners=False)[:, 0] < LEAST_FORBIDDEN)
     colours = F.grid_sample(images, grid, mode="bicubic", align_corners=False, padding_mode="border")
     found = F.grid_sample(depths, grid, mode="bilinear", align_corners=False, padding_mode="border")
     own = rho[None] / z

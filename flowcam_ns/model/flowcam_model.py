@@ -107,6 +107,7 @@ class FlowCamModel(Model):
         inverse_depth, confidence = self.scene_depth.depth()
         usable = estimated.posed.clone()
         usable[list(metadata["held_out"])] = False
+        masks = metadata["frames"].masks(width, height)
         self.field.set_scene(
             ContextScene(
                 images=torch.from_numpy(metadata["frames"].images(width, height)),
@@ -115,6 +116,7 @@ class FlowCamModel(Model):
                 inverse_depth=inverse_depth,
                 confidence=confidence,
                 usable=usable,
+                masks=None if masks is None else torch.from_numpy(masks),
             )
         )
 

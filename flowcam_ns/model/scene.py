@@ -26,6 +26,8 @@ class ContextScene:
     """How far `inverse_depth` can be trusted, 0..1."""
     usable: Bool[Tensor, "frames"]
     """False where a frame is held out or has no pose: neither its colours nor its depths may be rendered from."""
+    masks: Bool[Tensor, "frames height width"] | None = None
+    """False where a pixel's colour must not be used (a logo, a moving thing)."""
 
     def __len__(self) -> int:
         return len(self.images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import pytest
 import torch
@@ -206,3 +207,17 @@ def test_contexts_are_shown_in_the_colours_of_their_frames(scene: ContextScene) 
     assert len({tuple(colour) for colour in colours.tolist()}) == FRAMES
     distance = (shown.reshape(-1, 1, 3) - colours).norm(dim=-1).argmin(-1)
     assert distance.mode().values == 1, "the nearest frame counts most"
+
+
+def test_what_a_mask_hides_is_not_painted_into_other_views(scene: ContextScene) -> None:
+    """A passer-by in the nearest frame: the other frames show what is behind."""
+    images, masks = scene.images.clone(), torch.ones(scene.images.shape[:3], dtype=torch.bool)
+    passer_by = (HELD_OUT - 1, slice(12, 36), slice(20, 40))
+    images[passer_by], masks[passer_by] = torch.tensor([255, 0, 255], dtype=torch.uint8), False
+    truth, _ = look(scene.c2w[HELD_OUT])
+    spoilt = render(field_of(replace(scene, images=images)), scene.c2w[HELD_OUT])["rgb"]
+    masked = render(field_of(replace(scene, images=images, masks=masks)), scene.c2w[HELD_OUT])["rgb"]
+    clean = render(field_of(scene), scene.c2w[HELD_OUT])["rgb"]
+    # Behind the passer-by one frame fewer shows the scene, so it is a little worse than without one.
+    assert psnr(masked, truth) > max(30.0, psnr(spoilt, truth) + 6)
+    assert psnr(masked, truth) > psnr(clean, truth) - 5
