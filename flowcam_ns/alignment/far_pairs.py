@@ -22,11 +22,11 @@ from flowcam_ns.flow.guided import Prediction, sample_guided
 from flowcam_ns.flow.store import FlowStore
 from flowcam_ns.geometry import se3
 
-MIN_OVERLAP = 0.4
+MIN_OVERLAP = 0.3
 """Share of a frame's points that must be seen by another for the two to be compared."""
 MAX_ZOOM = 1.6
 """Largest change of a point's distance between two frames that are compared: flow does not match scales."""
-LEVEL_RATIO = 2.0
+LEVEL_RATIO = 1.5
 """Each frame is paired over distances that grow by this factor."""
 EVERY = 2
 """One of so many frames is paired."""
@@ -39,7 +39,7 @@ GRID_STEP = 8
 def choose_far_pairs(
     problem: FlowProblem, state: FlowState, known: set[Pair], progress: Callable[[int, int], None] | None = None
 ) -> list[Pair]:
-    """Pairs (i < j) beyond those `known` whose views overlap, over distances that double: the best of each octave."""
+    """Pairs (i < j) beyond those `known` whose views overlap, over growing distances: the best of each step."""
     frames = len(problem.sources)
     reach = max((j - i for i, j in known), default=1)
     pairs: list[Pair] = []

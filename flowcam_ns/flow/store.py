@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from flowcam_ns.flow.cache import FlowCache, cache_key
 from flowcam_ns.flow.chain import join
-from flowcam_ns.flow.corners import strongest_in_cells
+from flowcam_ns.flow.corners import points_in_cells
 from flowcam_ns.flow.estimator import FlowEstimator, make_estimator
 from flowcam_ns.flow.gather import BilinearGather
 from flowcam_ns.flow.pair import STEPS_PER_PX, FlowPair
@@ -136,13 +136,13 @@ class FlowStore:
         return flow.astype(np.float32), confidence.astype(np.float32)
 
     def good_points(self, spacing_px: float) -> Float32[np.ndarray, "frames points 2"]:
-        """One point in each cell of a regular grid with cells of about `spacing_px`, at the cell's best-textured pixel.
+        """One point in each cell of a regular grid with cells of about `spacing_px`: a corner or the middle, in turn.
 
         Every frame has the same number of points; a cell without texture or under a mask has one too.
         """
         cell = np.maximum(np.round(spacing_px * self.scale).astype(int), 1)
         found = [
-            strongest_in_cells(self._grey(image), int(cell[0]), int(cell[1]), self._small_mask(frame))
+            points_in_cells(self._grey(image), int(cell[0]), int(cell[1]), self._small_mask(frame))
             for frame, image in enumerate(self._small)
         ]
         return (np.stack(found) / self.scale).astype(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flowcam_ns.flow.confidence import forward_backward_confidence
-from flowcam_ns.flow.corners import strongest_in_cells
+from flowcam_ns.flow.corners import points_in_cells
 from flowcam_ns.flow.dis import DISFlow
 from flowcam_ns.flow.estimator import make_estimator
 from flowcam_ns.flow.pair import FlowPair
@@ -184,7 +184,7 @@ def test_masked_sources_and_targets_have_no_confidence() -> None:
     assert (across[column] > 0.5).tolist() == [False, True, True, False]
 
 
-def test_one_good_point_lies_in_each_cell_at_its_corner() -> None:
+def test_one_good_point_lies_in_each_cell_at_its_corner_or_middle() -> None:
     image = np.full((2, 240, 320, 3), 90, np.uint8)
     image[0, 80:160, 80:200] = 200
     store = FlowStore(image)
@@ -194,6 +194,11 @@ def test_one_good_point_lies_in_each_cell_at_its_corner() -> None:
     corners = np.array([[80, 80], [200, 80], [80, 160], [200, 160]])
     distance = np.linalg.norm(points[0][:, None] - corners, axis=-1).min(axis=0)
     assert distance.max() < 4
+    # Every second cell shows its middle, whatever is there.
+    rows, columns = np.nonzero(np.add.outer(np.arange(5), np.arange(7)) % 2)
+    middles = points[0].reshape(5, 7, 2)[rows, columns]
+    cell = np.ptp(middles, axis=0) / [6, 4]
+    np.testing.assert_allclose(middles - middles[0], (np.stack([columns, rows], axis=-1) - [1, 0]) * cell)
 
 
 def test_points_avoid_what_is_masked_where_a_cell_leaves_a_choice() -> None:
@@ -213,7 +218,7 @@ def test_points_avoid_what_is_masked_where_a_cell_leaves_a_choice() -> None:
 
 @pytest.mark.parametrize(("height", "width", "cell"), [(20, 30, 50), (64, 100, 1), (61, 83, 7)])
 def test_good_points_exist_at_any_size(height: int, width: int, cell: int) -> None:
-    points = strongest_in_cells(texture(height, width).astype(np.uint8), cell, cell)
+    points = points_in_cells(texture(height, width).astype(np.uint8), cell, cell)
     assert len(points) >= 1
     assert ((points > 0) & (points < [width, height])).all()
 
