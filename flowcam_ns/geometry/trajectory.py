@@ -16,6 +16,7 @@ _HORIZON_PRIOR = 0.02
 _ROLL_PENALTY = 5.0
 _BULK_OF_POINTS = 0.8
 _FAR_POINTS = 3.0
+_ROLLING = 0.1
 
 
 class Sim3(NamedTuple):
@@ -97,7 +98,9 @@ def normalize_world(
     if len(poses) == 0:
         return Sim3(torch.ones((), dtype=torch.float64), *_identity_motion())
     up = up_direction(poses)
-    level = up_from_surfaces(up, points)
+    # Cameras that nobody rolls have level x axes about the right up; where theirs are not, up is little but a guess.
+    is_sure = bool((poses[:, :3, 0] @ up).square().mean().sqrt() < _ROLLING)
+    level = up_from_surfaces(up, points, is_sure)
     R = _rotation_between(up if level is None else level, torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
     cameras = poses[:, :3, 3]
     middle = cameras.median(0).values

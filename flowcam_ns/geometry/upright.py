@@ -9,21 +9,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 MOST_POINTS = 4_000
-CONE_DEG, CANDIDATES = 45.0, 900
-"""Surfaces may correct the cameras' idea of up by this much; in so many directions they are asked."""
+CONE_DEG, WIDE_CONE_DEG, CANDIDATES = 45.0, 80.0, 1500
+"""Surfaces may correct the cameras' idea of up by this much (the latter where cameras roll, and their idea is weak); in
+so many directions they are asked."""
 FINE_CONE_DEG, FINE_CANDIDATES = 4.0, 200
 LAYER = 0.03
 """Thickness of a layer of equal height, relative to the median distance of the points from their middle."""
 FAR = 2.0
 """Points farther from the middle than this many median distances have no say."""
-CLEARLY = 2.0
-"""How much more the points must gather at few heights than along a middling direction for surfaces to have a say."""
+CLEARLY, VERY_CLEARLY = 2.0, 4.0
+"""How much more the points must gather at few heights than along a middling direction for surfaces to have a say, and
+to have it within the wide cone."""
 FEWEST_POINTS = 200
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 AT_ONCE = 100
 
 
-def up_from_surfaces(up: Float[Tensor, "3"], points: Float[Tensor, "points 3"]) -> Float[Tensor, "3"] | None:
+def up_from_surfaces(
+    up: Float[Tensor, "3"], points: Float[Tensor, "points 3"], is_sure: bool = True
+) -> Float[Tensor, "3"] | None:
     """The direction near `up` along which the points gather at the fewest heights; None where that is not clear.
 
     All level surfaces together make the histogram of heights peaked; seen along any other direction it is flat. A
@@ -32,7 +36,9 @@ def up_from_surfaces(up: Float[Tensor, "3"], points: Float[Tensor, "points 3"]) 
     Args:
         up: A first idea (unit vector), from the cameras.
         points: Surface points, finite; noise and far points do little harm.
+        is_sure: Whether the first idea is good to some 30 degrees. If not, very clear surfaces may turn it by far more.
     """
+    cone_deg, clearly = (CONE_DEG, CLEARLY) if is_sure else (WIDE_CONE_DEG, VERY_CLEARLY)
     up, points = up.double(), points.double()
     if len(points) < FEWEST_POINTS:
         return None
@@ -44,10 +50,10 @@ def up_from_surfaces(up: Float[Tensor, "3"], points: Float[Tensor, "points 3"]) 
     near = near[:: max(1, len(near) // MOST_POINTS)]
     if size <= 0:
         return None
-    directions = torch.cat([up[None], _cone(up, CONE_DEG, CANDIDATES)])
+    directions = torch.cat([up[None], _cone(up, cone_deg, CANDIDATES)])
     peaks = _peakedness(near, directions, LAYER * size)
     best = directions[peaks.argmax()]
-    if best @ up < math.cos(math.radians(CONE_DEG - FINE_CONE_DEG)) or peaks.max() < CLEARLY * peaks.median():
+    if best @ up < math.cos(math.radians(cone_deg - FINE_CONE_DEG)) or peaks.max() < clearly * peaks.median():
         return None
     directions = torch.cat([best[None], _cone(best, FINE_CONE_DEG, FINE_CANDIDATES)])
     return directions[_peakedness(near, directions, LAYER * size).argmax()]

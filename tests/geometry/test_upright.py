@@ -70,3 +70,15 @@ def test_a_normalised_world_stands_on_its_floor() -> None:
     assert float(floor[:, 2].std()) < 0.05 * float(floor[:, :2].std(0).min())
     assert (world.apply_c2w(c2w)[:, 2, 1] < 0).all(), "cameras stay upright"
     assert angle_deg(-world.apply_c2w(c2w)[0, :3, 1], UP) == pytest.approx(15, abs=1.5)
+
+
+def test_a_desk_sets_rolling_cameras_right_but_a_wall_does_not_turn_level_ones() -> None:
+    desk = torch.randn(2000, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    desk = desk * torch.tensor([1.0, 1.0, 0.01])
+    wrong = tilted(70, 1.0)
+    assert up_from_surfaces(wrong, desk) is None
+    found = up_from_surfaces(wrong, desk, is_sure=False)
+    assert found is not None
+    assert angle_deg(found, UP) < 1.5
+    clutter = torch.randn(2000, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    assert up_from_surfaces(wrong, clutter, is_sure=False) is None
