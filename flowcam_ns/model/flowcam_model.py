@@ -28,6 +28,9 @@ from flowcam_ns.model.view_outputs import induced_flow, normals_from_depth_map, 
 FLOW_RANGE = 0.08
 """Flow, as a share of the image's width, at which the colour wheel is fully saturated."""
 
+TRUSTED = 0.25
+"""Confidence from which a depth is good enough for an exported point."""
+
 BAND_MARGIN = 12
 """Rows beyond a band that its pixels may depend on; even, because the image network halves its input."""
 
@@ -156,8 +159,9 @@ class FlowCamModel(Model):
         return {name: torch.cat([piece[name] for piece in pieces]).to(device) for name in pieces[0]}
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
-        """Colour with accumulation as alpha."""
-        return torch.cat([outputs[output_name], outputs["accumulation"]], dim=-1)
+        """Colour with alpha; exported points need an alpha over 0.5, so that depths nobody vouches for make none."""
+        alpha = outputs["accumulation"] * (outputs["confidence"] * (0.5 / TRUSTED)).clamp(max=1)
+        return torch.cat([outputs[output_name], alpha], dim=-1)
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """PSNR of a batch of rays."""

@@ -168,3 +168,13 @@ def test_normals_of_a_plane(clip: SyntheticClip) -> None:
     points = ((rays * depth[..., None])[8:-8, 8:-8].reshape(-1, 3)) @ c2w[:3, :3].T + c2w[:3, 3]
     found = normals_from_depth_map(points, 1 / depth, c2w, clip.camera)
     assert torch.allclose(found, (c2w[:3, :3] @ normal).expand_as(found), atol=2e-3)
+
+
+def test_exports_leave_out_what_no_frame_vouches_for(clip: SyntheticClip, model: FlowCamModel) -> None:
+    """nerfstudio exports the points whose alpha is over 0.5."""
+    outputs = model.get_outputs_for_camera(camera_of(clip, 3, named=True))
+    kept = model.get_rgba_image(outputs)[..., 3] > 0.5
+    assert kept.float().mean() > 0.7
+    assert outputs["confidence"][..., 0][kept].min() >= 0.25
+    nowhere = {**outputs, "confidence": torch.zeros_like(outputs["confidence"])}
+    assert not (model.get_rgba_image(nowhere)[..., 3] > 0.5).any()
