@@ -54,7 +54,7 @@ COARSE_SHARE, FINE_SHARE = 4, 2
 """One of so many points takes part before and in the last solve of the cameras."""
 EXIF_SPREAD = 0.05
 """Standard deviation of the logarithm of a focal length that EXIF tells."""
-PRINCIPAL_POINT_SPREAD, DISTORTION_SPREAD, TANGENTIAL_SPREAD = 0.005, 0.02, 0.0005
+PRINCIPAL_POINT_SPREAD, DISTORTION_SPREAD, TANGENTIAL_SPREAD = 0.005, 0.05, 0.0005
 """Standard deviations of the principal point (long sides), of k1 and k2, and of p1 and p2, before seeing the video."""
 
 
