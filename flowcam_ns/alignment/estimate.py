@@ -48,14 +48,22 @@ Progress = Callable[[str, float, "Tensor | None"], None]
 
 STILL = 0.0015
 """A video whose picture moves less than this share of its long side between any two frames shows a still camera."""
+COARSE_SHARE, FINE_SHARE = 4, 2
+"""One of so many points takes part before and in the last solve of the cameras ..."""
 MIN_POINTS = 64
 """... but not fewer points than these."""
-COARSE_SHARE, FINE_SHARE = 4, 2
-"""One of so many points takes part before and in the last solve of the cameras."""
 EXIF_SPREAD = 0.05
 """Standard deviation of the logarithm of a focal length that EXIF tells."""
 PRINCIPAL_POINT_SPREAD, DISTORTION_SPREAD, TANGENTIAL_SPREAD = 0.005, 0.05, 0.0005
 """Standard deviations of the principal point (long sides), of k1 and k2, and of p1 and p2, before seeing the video."""
+ONLY_TURNS = (
+    "The camera only turns, it does not move: rotations are estimated, all positions are the same and no depth can be "
+    "told."
+)
+NOT_POSED = (
+    "selected frames could not be posed together with the others: the video has a cut or a jump, or the flow breaks "
+    "off, and no matched features bridge it."
+)
 
 
 def estimate_poses(
@@ -80,23 +88,27 @@ def estimate_poses(
     Raises:
         FlowCamError: the frames carry no poses: too few, a still camera, no texture.
     """
+    if not isinstance(frames, Frames):
+        frames = load_frames(frames)
     with single_torch_thread():
         return _estimate(frames, camera, options or AlignmentOptions(), progress, flow, start)
 
 
 def _estimate(
-    frames: Frames | str | Path,
+    frames: Frames,
     camera: Camera | None,
     options: AlignmentOptions,
     progress: Progress | None,
     flow: FlowStore | None,
     start: Float[Tensor, "frames 4 4"] | None,
 ) -> Alignment:
-    if not isinstance(frames, Frames):
-        frames = load_frames(frames)
     if len(frames) < MIN_FRAMES:
         raise FlowCamError(f"{frames.name}: poses need at least {MIN_FRAMES} frames, and here are {len(frames)}.")
     report = progress or (lambda _stage, _done, _c2w: None)
+
+    def report_part(part: Segment) -> None:
+        report("Poses", (part.stop - part.start) / len(frames), part.state.c2w)
+
     watch = Stopwatch()
     store = flow or flow_store(frames, options)
     belief = lens_belief(frames, camera or frames.camera, options)
@@ -106,13 +118,7 @@ def _estimate(
         problem = measure.build_problem(store, points, measured)
         coarse = problem.thinned(_subset(points.shape[1], COARSE_SHARE))
         given = None if start is None else segment_from_poses(coarse, start, belief)
-        segments = (
-            [given]
-            if given is not None
-            else solve_segments(
-                coarse, motion, support, belief, lambda part: _report_segment(report, part, len(frames))
-            )
-        )
+        segments = [given] if given is not None else solve_segments(coarse, motion, support, belief, report_part)
         if not segments:
             raise FlowCamError(
                 f"{frames.name}: fewer than three neighbouring frames share trustworthy flow; is the video sharp and "
@@ -125,30 +131,17 @@ def _estimate(
     warnings: list[str] = []
     with watch("solve"):
         turning = fit_rotation(part, main.state, belief)
-    bridged = Bridged(main)
     if only_turns(part, main.state, turning):
-        warnings.append(
-            "The camera only turns, it does not move: rotations are estimated, all positions are the same and no depth "
-            "can be told."
-        )
-        fine_problem, fine = part, turning
+        warnings.append(ONLY_TURNS)
+        bridged, fine_problem, fine = Bridged(main), part, turning
     else:
         few = points[:, _subset(points.shape[1], COARSE_SHARE)]
-        video = Video(store, Features.of_store(store), coarse, few, points)
-        if len(main) < len(frames):
-            with watch("bridges"):
-                bridged = bridge(video, main, others)
-        with watch("revisits"):
-            tied, revisits = without_drift(video, bridged.part, motion)
-            bridged = replace(bridged, part=tied, revisits=revisits)
+        bridged = _tie(Video(store, Features.of_store(store), coarse, few, points), main, others, motion, watch)
         fine_problem, fine = _refine_with_far_pairs(store, points, measured, bridged, belief, report, watch)
     report("Refining", 1.0, fine.c2w)
     reasons = unposed_reasons(segments, bridged.part.frames.tolist(), len(frames), bridged.why_not)
     if reasons:
-        warnings.append(
-            f"{len(reasons)} of {len(frames)} selected frames could not be posed together with the others: "
-            "the video has a cut or a jump, or the flow breaks off, and no matched features bridge it."
-        )
+        warnings.append(f"{len(reasons)} of {len(frames)} {NOT_POSED}")
     return make_alignment(
         frames,
         points,
@@ -160,6 +153,17 @@ def _estimate(
         warnings=warnings,
         seconds=watch.seconds,
     )
+
+
+def _tie(video: Video, main: Part, others: list[Part], motion: Float[np.ndarray, "steps"], watch: Stopwatch) -> Bridged:
+    """Parts that flow did not connect tied to the main one, and its drift taken out where the camera returned."""
+    bridged = Bridged(main)
+    if len(main) < len(video.store):
+        with watch("bridges"):
+            bridged = bridge(video, main, others)
+    with watch("revisits"):
+        tied, revisits = without_drift(video, bridged.part, motion)
+    return replace(bridged, part=tied, revisits=revisits)
 
 
 def lens_belief(frames: Frames, camera: Camera | None, options: AlignmentOptions) -> LensBelief:
@@ -277,10 +281,6 @@ def _largest_motion(store: FlowStore, points: Float[np.ndarray, "frames points 2
         for row, good in zip(length, confidence > measure.GOOD, strict=True)
     ]
     return float(max(moved))
-
-
-def _report_segment(report: Progress, part: Segment, frames: int) -> None:
-    report("Poses", (part.stop - part.start) / frames, part.state.c2w)
 
 
 class Stopwatch:

@@ -30,7 +30,7 @@ LEVEL_RATIO = 1.5
 """Each frame is paired over distances that grow by this factor."""
 EVERY = 2
 """One of so many frames is paired."""
-MIN_SUPPORT = 0.1
+MIN_SUPPORT = 0.08
 """Share of a pair's points that must have trustworthy flow for the pair to count."""
 GRID_STEP = 8
 """A predicted flow is computed for every so many px of the flow image and interpolated."""

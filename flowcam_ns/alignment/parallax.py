@@ -17,11 +17,16 @@ MIN_PARALLAX = 0.3 * PIXEL
 
 
 def fit_rotation(problem: FlowProblem, state: FlowState, belief: LensBelief) -> FlowState:
-    """Poses of a camera that only turns: all points at infinity, focal length free (rotation tells it)."""
+    """Poses of a camera that only turns: all points at infinity, focal length free (rotation tells it).
+
+    Of the lens only the focal length is taken from `state`: the rest bent to explain a motion that there was not.
+    """
     frames = len(problem.sources)
     c2w = state.c2w.clone()
     c2w[:, :3, 3] = 0
-    trial = FlowState(c2w, torch.zeros_like(state.inverse_depth), state.lens)
+    lens = belief.mean.clone()
+    lens[0] = state.lens[0]
+    trial = FlowState(c2w, torch.zeros_like(state.inverse_depth), lens)
     free_lens = torch.zeros(LENS_SIZE, dtype=torch.bool, device=problem.sources.device)
     free_lens[0] = not belief.known
     free = Free(
@@ -29,7 +34,7 @@ def fit_rotation(problem: FlowProblem, state: FlowState, belief: LensBelief) -> 
         torch.zeros(frames, dtype=torch.bool, device=problem.sources.device),
         free_lens,
     )
-    for scale in (12.0, 3.0):
+    for scale in (12.0, 3.0, 1.0):
         trial = minimize(
             problem,
             trial,

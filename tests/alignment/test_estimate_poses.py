@@ -179,8 +179,9 @@ def test_a_cut_in_the_middle_is_named_and_the_longer_part_is_posed(clips: Callab
     assert scores.max_position_relative < 0.05
 
 
-def test_pure_rotation_is_told_and_its_rotations_are_right() -> None:
-    clip = make_clip("pure_rotation", seed=1, frames=12, width=WIDTH, height=HEIGHT)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_pure_rotation_is_told_and_its_rotations_are_right(seed: int) -> None:
+    clip = make_clip("pure_rotation", seed=seed, frames=12, width=2 * WIDTH, height=2 * HEIGHT)
     found = estimate_poses(clip.to_frames(), options=UNCACHED)
     (warning,) = found.warnings
     assert "only turns" in warning

@@ -19,7 +19,7 @@ from flowcam_ns.geometry.metrics import PoseScores, score_trajectory
 from flowcam_ns.synthetic.clip import SyntheticClip, make_clip
 from flowcam_ns.video.frames import Frames
 
-WIDTH, HEIGHT, FRAMES = 256, 144, 14
+WIDTH, HEIGHT, FRAMES = 384, 216, 14
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +31,18 @@ def clip() -> SyntheticClip:
 def with_logo(clip: SyntheticClip) -> Frames:
     """A textured plate burnt into the same place of every frame, over a third of the picture."""
     images, masks = clip.rgb.copy(), np.ones(clip.rgb.shape[:3], bool)
-    plate = np.random.default_rng(0).integers(0, 255, (90, 140, 3), dtype=np.uint8)
-    images[:, 40:130, 60:200] = plate
-    masks[:, 40:130, 60:200] = False
+    plate = np.random.default_rng(0).integers(0, 255, (135, 210, 3), dtype=np.uint8)
+    images[:, 60:195, 90:300] = plate
+    masks[:, 60:195, 90:300] = False
     return replace(clip.to_frames(), images=images, masks=masks)
 
 
 def with_moving_block(clip: SyntheticClip) -> Frames:
     """A textured block that slides through the picture on its own."""
     images, masks = clip.rgb.copy(), np.ones(clip.rgb.shape[:3], bool)
-    block = np.random.default_rng(1).integers(0, 255, (100, 110, 3), dtype=np.uint8)
+    block = np.random.default_rng(1).integers(0, 255, (150, 165, 3), dtype=np.uint8)
     for index in range(len(clip)):
-        here = (slice(index, index + 100), slice(20 + 8 * index, 130 + 8 * index))
+        here = (slice(index, index + 150), slice(30 + 12 * index, 195 + 12 * index))
         images[index][here] = block
         masks[index][here] = False
     return replace(clip.to_frames(), images=images, masks=masks)

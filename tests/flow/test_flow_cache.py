@@ -158,7 +158,7 @@ def test_a_cache_that_cannot_be_written_warns_once_and_the_flow_is_there(tmp_pat
     store = FlowStore(frames(), cache=FlowCache(blocked))
     with pytest.warns(UserWarning, match="can't be written") as warned:
         _, confidence = store.sample([(0, 1), (1, 2)], store.good_points(30))
-    assert len(warned) == 1
+    assert sum("can't be written" in str(warning.message) for warning in warned) == 1
     assert confidence.mean() > 0.5
 
 
