@@ -14,6 +14,8 @@ ROTATION_EXPLAINS = 1.25
 """A camera that only turns explains the flow if its median error is at most this many times that of the full motion."""
 MIN_PARALLAX = 0.3 * PIXEL
 """... or exceeds it by less than this."""
+HOPELESS = 4.0
+"""Median error, in px of an image 512 px wide, at which a rotation is not worth fitting any better."""
 
 
 def fit_rotation(problem: FlowProblem, state: FlowState, belief: LensBelief) -> FlowState:
@@ -43,6 +45,8 @@ def fit_rotation(problem: FlowProblem, state: FlowState, belief: LensBelief) -> 
             prior=belief.prior(robust_cost_at(problem, trial, scale * PIXEL)),
             iterations=10,
         ).state
+        if median_error(problem, trial) > HOPELESS * PIXEL:
+            break
     trial.c2w[:, :3, 3] = 0
     return trial
 
