@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
-from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.engine.trainer import TrainerConfig
 
 from flowcam_ns.console import one_line_errors
 from flowcam_ns.data.pretrain_sources import SYNTHETIC, find_sources, held_out_sources
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.pretrain_pipeline import PretrainPipelineConfig
-
-INTERRUPTED = 130
+from flowcam_ns.trainer import FlowCamTrainer
 
 
 @dataclass
 class PretrainTrainerConfig(TrainerConfig):
     """Configuration for training on many videos."""
 
-    _target: type = field(default_factory=lambda: PretrainTrainer)
+    _target: type = field(default_factory=lambda: FlowCamTrainer)
     """target class to instantiate"""
 
     def set_timestamp(self) -> None:
@@ -69,25 +67,3 @@ def check_clips(pipeline: PretrainPipelineConfig) -> None:
         raise FlowCamError("frames-per-visit must cover a clip; videos-in-memory and clips-per-visit are at least 1")
     if not 0 < clips.context_rays <= clips.height * clips.width or clips.target_rays < 0:
         raise FlowCamError("context-rays must lie between 1 and the number of pixels; target-rays must not be negative")
-
-
-class PretrainTrainer(Trainer):
-    """Trainer that ends with one line where the user can mend what went wrong, and keeps what was learnt on Ctrl-C."""
-
-    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Build pipeline and optimizers; load a checkpoint where asked."""
-        with one_line_errors():
-            super().setup(test_mode)
-
-    def train(self, *args: Any) -> None:
-        """Train until done."""
-        try:
-            with one_line_errors():
-                super().train(*args)
-        except KeyboardInterrupt:
-            if self.training_state != "completed":
-                self.save_checkpoint(self.step)
-                print(f"\nInterrupted at step {self.step}; resume with --load-dir {self.checkpoint_dir}")
-            raise SystemExit(0 if self.training_state == "completed" else INTERRUPTED) from None
-        finally:
-            self.shutdown()

@@ -44,6 +44,11 @@ class LensBelief:
     known: bool = False
     """True where the user gave the camera: nothing of the lens is solved for."""
 
+    @classmethod
+    def of_known(cls, lens: Float[Tensor, "lens"]) -> LensBelief:
+        """A lens that is given and held."""
+        return cls(lens, torch.full_like(lens, 1e-6), known=True)
+
     def prior(self, cost: float) -> Prior:
         """The prior in the units of a robust cost that stands at `cost`.
 

@@ -223,7 +223,7 @@ class _Ties:
 def _under_lens(video: Video, part: Part, like: Part) -> Part:
     """A part solved again under the lens of another, which is held."""
     lens = like.state.lens
-    belief = LensBelief(lens, torch.full_like(lens, 1e-6), known=True)
+    belief = LensBelief.of_known(lens)
     problem = part.problem(video.problem)
     solved = refine_all(problem, replace(part.state, lens=lens), belief, scales=(8.0, 2.0), iterations=8)
     return Part(part.frames, solved.state)

@@ -170,7 +170,7 @@ def lens_belief(frames: Frames, camera: Camera | None, options: AlignmentOptions
     """What is known about the lens before any flow is seen."""
     if camera is not None:
         lens = lens_from_camera(camera.scaled_to(frames.width, frames.height))
-        return LensBelief(lens, torch.full_like(lens, 1e-6), known=True)
+        return LensBelief.of_known(lens)
     focal, spread = TYPICAL_FOCAL, FOCAL_SPREAD
     if frames.focal_prior is not None:
         focal, spread = frames.focal_prior / max(frames.width, frames.height), EXIF_SPREAD

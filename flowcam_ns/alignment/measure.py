@@ -109,13 +109,14 @@ def build_problem(
         targets[i, slot], weights[i, slot] = measured.targets[row], flow_weight(measured.confidence[row])
     return FlowProblem(
         sources=torch.arange(frames),
-        points=_centred(points, store, dtype),
+        points=centred_points(points, store, dtype),
         neighbours=torch.as_tensor(neighbours),
-        targets=_centred(targets, store, dtype),
+        targets=centred_points(targets, store, dtype),
         confidence=torch.as_tensor(weights).to(dtype),
     )
 
 
-def _centred(pixels: np.ndarray, store: FlowStore, dtype: torch.dtype) -> torch.Tensor:
+def centred_points(pixels: np.ndarray, store: FlowStore, dtype: torch.dtype) -> torch.Tensor:
+    """Pixels as the solver wants them: centred, coordinates before points."""
     centred = centred_pixels(torch.as_tensor(pixels).to(dtype), store.width, store.height)
     return centred.transpose(-1, -2).contiguous()

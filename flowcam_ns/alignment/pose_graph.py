@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from flowcam_ns.alignment.part import Part
 from flowcam_ns.alignment.problem import FlowState
+from flowcam_ns.geometry import se3
 
 STEPS = 10
 NODE = 7
@@ -86,7 +87,7 @@ def _step(
     residual[:, 6] = log_scale[j] - log_scale[i] - np.array([edge.log_scale for edge in edges])
     by_source, by_target = np.zeros((count, NODE, NODE)), np.zeros((count, NODE, NODE))
     by_source[:, :3, :3], by_target[:, :3, :3] = -turn.transpose(0, 2, 1), np.eye(3)
-    by_source[:, 3:6, :3] = _cross(shift) / unit
+    by_source[:, 3:6, :3] = se3.skew(torch.from_numpy(shift)).numpy() / unit
     by_source[:, 3:6, 3:6] = -np.eye(3) / unit
     by_target[:, 3:6, 3:6] = turn * np.exp(log_scale[j] - log_scale[i])[:, None, None] / unit
     by_source[:, 3:6, 6] = -shift / unit
@@ -104,10 +105,3 @@ def _step(
     normal = scipy.sparse.csc_matrix(jacobian.T @ jacobian + held)
     step = scipy.sparse.linalg.splu(normal).solve(-(jacobian.T @ residual.ravel()))
     return np.asarray(step).reshape(nodes, NODE)
-
-
-def _cross(vectors: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3 3"]:
-    """[v]x of every row."""
-    x, y, z = vectors.T
-    nothing = np.zeros_like(x)
-    return np.stack([nothing, -z, y, z, nothing, -x, -y, x, nothing], axis=-1).reshape(-1, 3, 3)

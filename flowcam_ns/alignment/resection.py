@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float64, Int
 from scipy.spatial import KDTree
 
 from flowcam_ns.alignment.bootstrap import PIXEL
 from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.lens import centred_pixels, rays
 from flowcam_ns.alignment.linearize import residuals
-from flowcam_ns.alignment.measure import flow_weight
+from flowcam_ns.alignment.measure import centred_points, flow_weight
 from flowcam_ns.alignment.part import Part
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.flow.features import Features
@@ -96,9 +96,9 @@ class KnownPart:
         poses = [at, *(self._place[j] for j in others)]
         local = FlowProblem(
             sources=torch.tensor([0]),
-            points=self._centred(points[None]),
+            points=centred_points(points[None], self.store, torch.float64),
             neighbours=torch.arange(1, len(poses))[None],
-            targets=self._centred(targets)[None],
+            targets=centred_points(targets, self.store, torch.float64)[None],
             confidence=torch.from_numpy(flow_weight(confidence)).double()[None],
         )
         depth = state.inverse_depth[at].median().double()
@@ -114,10 +114,6 @@ class KnownPart:
         points_cam = np.concatenate([ray, np.ones((len(which), 1))], axis=1) / inverse.numpy()[which, None]
         c2w = state.c2w[at].double().numpy()
         return KnownFeatures(which, points_cam @ c2w[:3, :3].T + c2w[:3, 3])
-
-    def _centred(self, pixels: Float[np.ndarray, "rows points 2"]) -> torch.Tensor:
-        centred = centred_pixels(torch.from_numpy(pixels).double(), self.store.width, self.store.height)
-        return centred.transpose(-1, -2).contiguous()
 
 
 def resect(known: KnownPart, frame: int, by: int) -> Resection | None:
