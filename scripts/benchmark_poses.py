@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""Race our pose estimation against COLMAP on recorded sequences, and check what ours says about its own errors.
+"""Race our pose estimation against COLMAP on recorded sequences, and check what ours says about its own errors, whether
+it says the same of the same video given in other ways, and what a long video costs.
 
-Needs pycolmap: pip install ".[benchmark]"
+The race needs pycolmap: pip install ".[benchmark]"
 
 python scripts/benchmark_poses.py --data ../shared/data --sequences flip_phone_desk fox:23
+python scripts/benchmark_poses.py --data ../shared/data --sections stability
+python scripts/benchmark_poses.py --sections long
 """
 
 from __future__ import annotations
@@ -15,23 +18,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from _benchmark.calibration_table import Case, calibration_section, synthetic_cases
 from _benchmark.comparison import Race, accuracy_section, cost_section, total_times
 from _benchmark.judge_table import judge_rows, judge_section
+from _benchmark.long import long_section
 from _benchmark.machine import describe_machine
 from _benchmark.methods import Method, installed, run_method
 from _benchmark.sequences import RecordedSequence, all_names, load_sequence
+from _benchmark.stability import stability_section
 from _benchmark.tables import Section, write_report
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.synthetic.motions import BENCHMARK_MOTIONS
+
+SectionName = Literal["race", "uncertainty", "stability", "long"]
 
 
 @dataclass
 class BenchmarkOptions:
     """What to compare, and where to put it."""
+
+    sections: tuple[SectionName, ...] = ("race", "uncertainty", "stability", "long")
+    """Which tables to make."""
 
     data: Path = Path("../shared/data")
     """Folder that holds the recorded sequences, each a dataset folder with transforms.json."""
@@ -51,32 +62,61 @@ class BenchmarkOptions:
     """Synthetic motions on which the reported uncertainty is checked, beside the recorded sequences."""
     seeds: tuple[int, ...] = (1,)
     """Seeds of the synthetic scenes; every motion is filmed in each."""
+    stable: tuple[str, ...] = ("flip_phone_desk", "redkitchen_a", "box_realsense")
+    """Sequences that are also given reversed, smaller, and with frames left out, unless `sequences` names others."""
+    long_frames: tuple[int, ...] = (250, 500, 1000)
+    """Of the long walk, so many frames from its start are posed; the longest decides how far apart they are."""
+    long_size: tuple[int, int] = (854, 480)
+    """Width and height of the long walk, px."""
     independent: tuple[str, ...] = ("kitti06_street", "box_realsense")
     """Sequences whose truth was not made from their images: the reported uncertainty of these is pooled apart."""
 
 
 def main(options: BenchmarkOptions) -> None:
-    """Sequence by sequence; what is measured is on disk before the next one starts."""
-    methods = installed(options.methods)
-    sequences = [load_sequence(options.data, name) for name in options.sequences or all_names(options.data)]
+    """Section by section and sequence by sequence; what is measured is on disk before the next one starts."""
+    methods = installed(options.methods) if "race" in options.sections else ("ours",)
     machine = describe_machine()
     if methods != ("ours",):
         machine["pycolmap"] = version("pycolmap")
     machine["load average at the start"] = os.getloadavg()[1]
-    races: list[Race] = []
-    sections: list[Section] = []
-    judged = judge_section()
-    for sequence in sequences:
-        races.append(run_race(sequence, methods, options))
-        if options.judge:
-            judged.rows.extend(judge_rows(races[-1]))
-        sections = [accuracy_section(races), cost_section(races), *([judged] if options.judge else [])]
-        write_report(options.output_dir, machine, sections)
-    if "ours" in methods:
-        sections.append(calibration_section(calibration_cases(races, options)))
-        write_report(options.output_dir, machine, sections)
-    print("\n" + "\n\n".join(section.markdown() for section in sections))
-    print(f"\nwritten to {options.output_dir / 'benchmark.md'} and benchmark.json\n{total_times(races)}")
+    done: list[Section] = []
+
+    def write(*sections: Section) -> None:
+        write_report(options.output_dir, machine, [*done, *sections])
+
+    if {"race", "uncertainty"} & set(options.sections):
+        races: list[Race] = []
+        judged = judge_section()
+        for sequence in load_sequences(options, options.sequences or all_names(options.data)):
+            races.append(run_race(sequence, methods, options))
+            if options.judge and "race" in options.sections:
+                judged.rows.extend(judge_rows(races[-1]))
+            write(*race_sections(races, judged))
+        done += race_sections(races, judged)
+        print(total_times(races), flush=True)
+        if "uncertainty" in options.sections and "ours" in methods:
+            done.append(calibration_section(calibration_cases(races, options)))
+    if "stability" in options.sections:
+        recorded = load_sequences(options, options.sequences or options.stable)
+        runs = options.output_dir / "stability"
+        done.append(stability_section(recorded, runs, options.cores, options.time_limit))
+        write()
+    if "long" in options.sections:
+        runs = options.output_dir / "long"
+        done.append(long_section(options.long_frames, options.long_size, 1, runs, options.cores, options.time_limit))
+    write()
+    print("\n" + "\n\n".join(section.markdown() for section in done))
+    print(f"\nwritten to {options.output_dir / 'benchmark.md'} and benchmark.json")
+
+
+def load_sequences(options: BenchmarkOptions, names: Iterable[str]) -> list[RecordedSequence]:
+    """The named sequences; a name that is not there is reported before anything is measured."""
+    return [load_sequence(options.data, name) for name in names]
+
+
+def race_sections(races: list[Race], judged: Section) -> list[Section]:
+    """Tables of the race."""
+    return [accuracy_section(races), cost_section(races), *([judged] if judged.rows else [])]
 
 
 def run_race(sequence: RecordedSequence, methods: tuple[Method, ...], options: BenchmarkOptions) -> Race:

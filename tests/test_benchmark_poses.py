@@ -19,12 +19,16 @@ from _benchmark.comparison import Race, accuracy_section, cost_section, total_ti
 from _benchmark.epipolar import GAPS, PAIRS_PER_GAP, Candidate, judge, match_features, sampson_error, spread_pairs
 from _benchmark.estimate import Estimate
 from _benchmark.judge_table import TRUTH, judge_rows
+from _benchmark.long import long_section, loop_ends, loop_gap
 from _benchmark.methods import Outcome, run_method
 from _benchmark.sequences import RecordedSequence, all_names, load_sequence
+from _benchmark.stability import stability_row, write_variant
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.geometry.se3 import exp, inverse, opencv_to_opengl, transform
 from flowcam_ns.synthetic.clip import SyntheticClip, plan_clip
+from flowcam_ns.video.load import load_frames
+from flowcam_ns.video.options import FrameOptions
 
 CAMERA = Camera.from_focal(320, 180, 300)
 FRAMES, STEP = 14, 4
@@ -305,3 +309,70 @@ def test_the_table_pools_frames_by_group_and_checks_the_lens(clip: SyntheticClip
     assert section.rows[0]["error / reported"] == pytest.approx(0.5, rel=0.02)
     assert section.rows[2]["position: covered, %"] == 100
     assert "c: nothing reported. still" in section.notes
+
+
+# --- stability
+
+
+def test_the_same_video_is_given_in_other_ways(dataset: Path, clip: SyntheticClip, tmp_path: Path) -> None:
+    sequence = load_sequence(dataset, "clip")
+    folder, frames = write_variant(sequence, "reversed", tmp_path / "reversed")
+    assert frames.tolist() == list(range(FRAMES))[::-1]
+    np.testing.assert_array_equal(cv2.imread(str(folder / "000000.png"))[..., ::-1], clip.rgb[-1])
+    _, frames = write_variant(sequence, "a tenth left out", tmp_path / "fewer")
+    assert frames.tolist() == [*range(5), *range(6, FRAMES)]
+    folder, frames = write_variant(sequence, "0.9 of the size", tmp_path / "small")
+    assert len(list(folder.iterdir())) == len(frames) == FRAMES
+    assert cv2.imread(str(folder / "000003.png")).shape == (162, 288, 3)
+
+
+def test_a_trajectory_is_compared_frame_by_frame_whatever_its_world(clip: SyntheticClip) -> None:
+    first, frames = Outcome("ours", estimate(clip, focal_std=3.0), 1.0, 1.0), np.arange(FRAMES)[::-1].copy()
+    other = estimate(clip)
+    other.c2w = (exp(torch.tensor([1.0, 0, 2, 0.3, 0, 0.5], dtype=torch.float64)).numpy() @ clip.c2w)[frames]
+    other.lens = {name: 2 * value for name, value in other.lens.items()}
+    row = stability_row("clip", "reversed", first, Outcome("ours", other, 1.0, 1.0), frames)
+    assert row["apart, %"] == pytest.approx(0, abs=1e-5)
+    assert row["focal length, %"] == pytest.approx(0, abs=1e-9)
+    assert row["reported, %"] == pytest.approx(100 * 3 / clip.camera.fx)
+    assert float(row["unaligned"] or 0) > 0.1
+    other.c2w[4, :3, 3] += 0.1
+    moved = stability_row("clip", "reversed", first, Outcome("ours", other, 1.0, 1.0), frames)
+    assert float(moved["largest, %"] or 0) > float(moved["apart, %"] or 0) > 0.5
+    nothing = Outcome("ours", Estimate.nothing(FRAMES, "no"), 1.0, 1.0)
+    assert np.isnan(float(stability_row("clip", "again", first, nothing, frames)["apart, %"] or 0))
+
+
+# --- length
+
+
+def test_the_loop_of_a_walk_closes_at_its_ends_and_drift_shows_there() -> None:
+    angle = np.linspace(0, 2.1 * np.pi, 80)
+    truth = np.tile(np.eye(4), (80, 1, 1))
+    truth[:, 0, 3], truth[:, 2, 3] = 10 * np.cos(angle), 10 * np.sin(angle)
+    i, j = loop_ends(truth) or (0, 0)
+    assert j - i > 70
+    assert loop_ends(truth[:40]) is None
+    assert loop_gap(truth, truth) == pytest.approx((0, 0), abs=1e-5)
+    assert loop_gap(truth[:40], truth[:40]) is None
+    larger = truth.copy()
+    larger[:, :3, 3] *= 3
+    assert loop_gap(larger, truth) == pytest.approx((0, 0), abs=1e-5)
+    late = truth.copy()
+    late[40:, 1, 3] += 1.0
+    share, turned = loop_gap(late, truth) or (0, 0)
+    assert share == pytest.approx(100 / (2.1 * np.pi * 10), rel=0.1)
+    assert turned == pytest.approx(0, abs=1e-5)
+
+
+def test_a_long_walk_is_filmed_in_order_and_posed_with_what_it_cost(tmp_path: Path) -> None:
+    section = long_section((6, 12), (192, 108), 3, tmp_path, cores=1, time_limit=300)
+    assert [row["posed"] for row in section.rows] == ["6/6", "12/12"]
+    for row in section.rows:
+        assert float(row["peak memory, MiB"] or 0) > 100
+        assert float(row["after: ATE, %"] or np.inf) < 30
+        assert row["after: gap, %"] is None
+    video = load_frames(next(tmp_path.glob("*.mp4")), FrameOptions(thin=False))
+    plan = plan_clip("long_walk", 3, 12, 192, 108)
+    for index in (0, 11):
+        assert np.abs(video.images[index].astype(float) - plan.view(index)[0]).mean() < 6

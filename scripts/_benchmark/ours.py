@@ -10,18 +10,19 @@ import numpy as np
 import torch
 
 from _benchmark.estimate import Estimate
-from flowcam_ns.alignment.estimate import estimate_poses
+from flowcam_ns.alignment.estimate import Progress, estimate_poses
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.video.load import load_frames
+from flowcam_ns.video.options import FrameOptions
 
 
-def solve(path: Path) -> Estimate:
+def solve(path: Path, options: FrameOptions | None = None, progress: Progress | None = None) -> Estimate:
     """Poses of a video or folder of images; a refusal is an estimate with nothing posed."""
     started = time.monotonic()
-    frames = load_frames(path)
+    frames = load_frames(path, options)
     decoded = time.monotonic()
     try:
-        found = estimate_poses(frames)
+        found = estimate_poses(frames, progress=progress)
     except FlowCamError as error:
         stages = {"reading": decoded - started, "until it gave up": time.monotonic() - decoded}
         return Estimate.nothing(len(frames), str(error), stages)
