@@ -184,7 +184,14 @@ def flow_store(frames: Frames, options: AlignmentOptions) -> FlowStore:
     """Optical flow of the frames, computed when asked for and cached on disk where the options say so."""
     cache = FlowCache(options.cache_dir) if options.cache else None
     estimator = make_estimator(options.flow, options.device)
-    return FlowStore(frames.images, estimator, options.flow_size, masks=frames.masks, cache=cache)
+    return FlowStore(
+        frames.images,
+        estimator,
+        options.flow_size,
+        masks=frames.masks,
+        cache=cache,
+        use_confidence=options.flow_confidence,
+    )
 
 
 def _measure(

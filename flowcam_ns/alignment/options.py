@@ -15,6 +15,8 @@ class AlignmentOptions:
     """Optical flow: DIS (fast, any CPU), RAFT (torchvision, for GPUs), or the one that fits the machine."""
     flow_size: int = 512
     """Long side, in px, of the images on which flow is estimated."""
+    flow_confidence: bool = True
+    """Weigh flow by how well its two directions agree; otherwise all that stays inside the picture counts alike."""
     cache: bool = True
     """Keep computed flow on disk, so that a second run on the same video starts at once."""
     cache_dir: Path | None = None

@@ -112,7 +112,8 @@ def network_flow(frames: Frames, checkpoint: Checkpoint, options: AlignmentOptio
         return flow_store(frames, options)
     estimator = RAFTFlow.with_small_weights(checkpoint.raft, options.device)
     cache = FlowCache(options.cache_dir) if options.cache else None
-    return FlowStore(frames.images, estimator, FLOW_OVER_NETWORK * checkpoint.long_side, frames.masks, cache=cache)
+    size, weighed = FLOW_OVER_NETWORK * checkpoint.long_side, options.flow_confidence
+    return FlowStore(frames.images, estimator, size, frames.masks, cache=cache, use_confidence=weighed)
 
 
 def estimate_lens(frames: Frames, options: AlignmentOptions) -> tuple[Camera, float, list[str]]:

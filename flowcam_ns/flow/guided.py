@@ -46,7 +46,7 @@ def sample_guided(
         i, j = key
         first, second = store.flow_image(i), store.flow_image(j)
         there = guided_flow(store.estimator, first, second, predict(i, j))
-        return FlowPair.from_dense(there, guided_flow(store.estimator, second, first, predict(j, i)))
+        return store.weighed(FlowPair.from_dense(there, guided_flow(store.estimator, second, first, predict(j, i))))
 
     with one_opencv_thread(), ThreadPoolExecutor(store.workers, thread_name_prefix="guided") as pool:
         for done, (key, pair) in enumerate(zip(rows, pool.map(work, rows), strict=True), start=1):

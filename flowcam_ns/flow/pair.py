@@ -38,6 +38,10 @@ class FlowPair:
         """What goes into the cache."""
         return {"flow": self.flow, "confidence": self.confidence}
 
+    def trusting(self) -> FlowPair:
+        """The same flow with full confidence everywhere, wherever its way back may end."""
+        return FlowPair(self.flow, np.full_like(self.confidence, 255))
+
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray] | None, height: int, width: int) -> FlowPair | None:
         """From the cache; None where the arrays are not those of a flow image of `height` x `width`."""

@@ -44,6 +44,8 @@ class FlowStore:
 
     Between frames up to `chain` apart the search starts from the neighbours' flows joined together (where the estimator
     can start anywhere): on real video DIS then finds 1.5 to 2 times as many good points at a gap of 8.
+
+    Unless `use_confidence`, all flow that stays inside the image and off the masks has confidence 1.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class FlowStore:
         workers: int = 2,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
         chain: int = DEFAULT_CHAIN,
+        use_confidence: bool = True,
     ) -> None:
         self.estimator = make_estimator() if estimator is None else estimator
         self.height, self.width = images.shape[1:3]
@@ -66,6 +69,7 @@ class FlowStore:
         self.cache = cache
         self.workers = max(1, min(workers, self.estimator.max_workers))
         self.memory_bytes = memory_bytes
+        self.use_confidence = use_confidence
         self.chain = chain if self.estimator.uses_initial else 0
         self._small = [self._shrink(image) for image in images]
         self._digests: dict[int, bytes] = {}
@@ -126,6 +130,8 @@ class FlowStore:
         side = 0 if i < j else 1
         flow = pair.flow[side] / np.array([self.flow_width, self.flow_height], np.float32) / np.float32(STEPS_PER_PX)
         confidence = pair.confidence[side] / np.float32(255)
+        if not self.use_confidence:
+            confidence = confidence * _stays_inside(flow)
         if self.masks is not None:
             size = confidence.shape[1], confidence.shape[0]
             usable = [cv2.resize(self.masks[k].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for k in (i, j)]
@@ -154,6 +160,10 @@ class FlowStore:
     def usable(self, frame: int, points: Float32[np.ndarray, "points 2"]) -> Bool[np.ndarray, "points"]:
         """Whether points (px) lie inside a frame and on an unmasked pixel."""
         return self._usable(np.array([frame]), points[None])[0]
+
+    def weighed(self, pair: FlowPair) -> FlowPair:
+        """The pair with the confidence that this store goes by."""
+        return pair if self.use_confidence else pair.trusting()
 
     def _sample_batch(
         self, directed: np.ndarray, sources: Float32[np.ndarray, "pairs points 2"]
@@ -255,13 +265,13 @@ class FlowStore:
             name = cache_key("pair 2", self.estimator.key, *map(self._digest, frames))
             cached = FlowPair.from_arrays(self.cache.get(name), self.flow_height, self.flow_width)
             if cached is not None:
-                return cached
+                return self.weighed(cached)
         first, second = self._small[key[0]], self._small[key[1]]
         there, back = self._starts(key)
         pair = FlowPair.from_dense(self.estimator(first, second, there), self.estimator(second, first, back))
         if self.cache is not None:
             self.cache.put(name, pair.arrays())
-        return pair
+        return self.weighed(pair)
 
     def _starts(
         self, key: Pair
@@ -315,6 +325,14 @@ def ordered(pair: Pair) -> Pair:
     """The pair with its smaller frame number first."""
     i, j = int(pair[0]), int(pair[1])
     return (i, j) if i < j else (j, i)
+
+
+def _stays_inside(flow: Float32[np.ndarray, "h w 2"]) -> Bool[np.ndarray, "h w"]:
+    """Where flow (fractions of the image) ends inside the image."""
+    height, width = flow.shape[:2]
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    ends = np.stack([(x + 0.5) / width, (y + 0.5) / height], axis=-1) + flow
+    return ((ends >= 0) & (ends < 1)).all(-1)
 
 
 def flow_size(height: int, width: int, long_side: int) -> tuple[int, int]:

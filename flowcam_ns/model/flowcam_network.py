@@ -34,7 +34,7 @@ class FlowCamNetwork(nn.Module):
         self.config = config
         self.encoder = build_encoder(config)
         self.field = LatentField(config)
-        self.confidence = CorrespondenceConfidence(config)
+        self.confidence = CorrespondenceConfidence(config) if config.learned_confidence else None
 
     @property
     def renderer(self) -> SurfaceRenderer:
@@ -86,7 +86,7 @@ class FlowCamNetwork(nn.Module):
             partner_surfaces=partner,
             uv=uv,
             flow=flow,
-            weights=self.confidence(matched).float(),
+            weights=torch.ones_like(uv[..., :1]) if self.confidence is None else self.confidence(matched).float(),
             flow_confidence=None if clip.confidence is None else gather_pixels(clip.confidence[:, :, None], rays),
         )
         return solve_motion(matches, clip, self.config.confidence_by_depth)

@@ -38,6 +38,8 @@ class NetworkConfig:
     """Added to the raw density: where the surfaces lie before any training."""
     floor_prior: float = 0.0
     """How strongly the untrained density grows beyond a guessed wall and floor (0: not at all)."""
+    learned_confidence: bool = True
+    """Weigh correspondences by a learned confidence; otherwise only by what is known of the flow."""
     confidence_width: int = 128
     """Hidden units of the network that weighs correspondences."""
     confidence_by_depth: bool = False

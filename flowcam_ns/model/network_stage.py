@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from flowcam_ns.model.checkpoint import Checkpoint, to_our_names
 from flowcam_ns.model.clip_training import ClipTrainingConfig, NetworkVideo, network_losses, sample_clip
 from flowcam_ns.model.flowcam_network import FlowCamNetwork
 from flowcam_ns.model.network_config import NetworkConfig, small_config
+from flowcam_ns.model.online import network_poses
 
 
 @dataclass
@@ -61,7 +63,10 @@ class NetworkStage(nn.Module):
     def __init__(self, config: NetworkStageConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = FlowCamNetwork(config.layers)
+        # Its random numbers are its own: whether it is trained or not, the field beside it sees the same rays.
+        with torch.random.fork_rng(devices=[]):
+            self.network = FlowCamNetwork(config.layers)
+        self._generator = torch.Generator().manual_seed(torch.initial_seed())
         self._taught: TaughtVideo | None = None
 
     def start_from(self, checkpoint: Checkpoint) -> None:
@@ -88,10 +93,15 @@ class NetworkStage(nn.Module):
         """Losses of a random clip, and the network's rotation error against its teacher in degrees."""
         assert self._taught is not None
         video = self._taught.video
-        batch = sample_clip(video, self.config.training)
+        batch = sample_clip(video, self.config.training, self._generator)
         losses, output = network_losses(self.network, batch, self.config.training.losses)
         solved = self._taught.c2w[None, batch.start : batch.start + batch.clip.num_pairs + 1]
         losses |= procrustes_alignment_loss(output.motion, batch.clip, solved, self.config.teacher)
         relative = se3.inverse(solved[:, :-1]) @ solved[:, 1:]
         error = rotation_error_deg(output.motion.relative.detach(), relative).mean()
         return {f"network_{name}": loss for name, loss in losses.items()}, {"network_rotation_deg": error}
+
+    def poses(self) -> Float[Tensor, "frames 4 4"]:
+        """The network's own chained camera-to-world poses of the frames it is taught from, in the first's camera."""
+        assert self._taught is not None
+        return network_poses(self.network, self._taught.video)

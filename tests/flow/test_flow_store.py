@@ -333,3 +333,20 @@ def test_auto_is_dis_on_a_cpu_and_raft_on_cuda() -> None:
     assert make_estimator("auto", "cuda").name == "raft"
     assert make_estimator("raft-small", "cpu").name == "raft-small"
     assert DISFlow(patch_stride=5).key != DISFlow().key
+
+
+def test_without_confidence_all_flow_counts_that_stays_inside() -> None:
+    frames = warped(AFFINES["translation"])
+    frames[1] = texture(HEIGHT, WIDTH, seed=5)[..., None].astype(np.uint8)  # nothing of the first frame is left
+    points = np.tile(np.array([[100, 100], [WIDTH + 5, 100]], np.float32), (2, 1, 1))
+    weighed, trusting = FlowStore(frames), FlowStore(frames, use_confidence=False)
+    targets, confidence = weighed.sample([(0, 1)], points)
+    same_targets, all_trusted = trusting.sample([(0, 1)], points)
+    assert np.array_equal(targets, same_targets)
+    assert confidence[0, 0] < 0.5
+    inside = ((same_targets[0] >= 0) & (same_targets[0] < (WIDTH, HEIGHT))).all(-1)
+    assert all_trusted[0].tolist() == [float(inside[0]), 0.0]
+    (_, doubted), (flow, trusted) = weighed.dense(0, 1), trusting.dense(0, 1)
+    assert set(np.unique(trusted)) <= {0.0, 1.0}
+    assert trusted.mean() > 2 * doubted.mean()
+    assert trusted[0, 0] == float((flow[0, 0] >= 0).all())

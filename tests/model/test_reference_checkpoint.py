@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.model.checkpoint import read_checkpoint, shapes_of, to_authors_names, write_checkpoint
+from flowcam_ns.model.clip import Clip
 from flowcam_ns.model.flowcam_network import FlowCamNetwork
 from flowcam_ns.model.network_config import NetworkConfig, small_config
 from flowcam_ns.model.reference import load_reference
@@ -86,6 +88,15 @@ def test_a_network_of_our_sizes_goes_there_and_back(tmp_path: Path) -> None:
     assert (checkpoint.step, checkpoint.long_side, checkpoint.layers) == (9, 96, small.config)
     loaded = checkpoint.build().state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in small.state_dict().items())
+
+
+def test_a_network_can_do_without_learned_confidence(tmp_path: Path) -> None:
+    plain = FlowCamNetwork(replace(small_config(), learned_confidence=False))
+    assert not any(name.startswith("confidence") for name in plain.state_dict())
+    write_checkpoint(tmp_path / "plain.pt", plain)
+    assert not read_checkpoint(tmp_path / "plain.pt").build().config.learned_confidence
+    clip = Clip(torch.zeros(1, 3, 3, 16, 24), torch.full((1, 2, 2, 16, 24), 0.01), torch.eye(3).expand(1, 3, 3, 3))
+    assert torch.equal(plain.estimate_motion(clip, torch.arange(5)).weights, torch.ones(1, 2, 5, 1))
 
 
 @pytest.mark.parametrize(
