@@ -61,6 +61,8 @@ def check_clips(pipeline: PretrainPipelineConfig) -> None:
     clips = pipeline.datamanager.clips
     if clips.clip_length < 2 or min(clips.height, clips.width) < 16 or clips.clips_per_batch < 1:
         raise FlowCamError("clips need at least two frames of 16 px a side, and a batch at least one clip")
+    if clips.keep_shape and clips.clips_per_batch > 1:
+        raise FlowCamError("clips that keep their shapes go one by one: set clips-per-batch 1, or keep-shape False")
     if not 1 <= clips.frame_skip[0] <= clips.frame_skip[1]:
         raise FlowCamError(f"frame-skip is {clips.frame_skip}: it must be two numbers, 1 <= least <= largest")
     if clips.frames_per_visit < clips.clip_length or clips.videos_in_memory < 1 or clips.clips_per_visit < 1:

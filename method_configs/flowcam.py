@@ -6,12 +6,12 @@ import importlib.util
 
 import torch
 from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.data.datamanager import FlowCamDataManagerConfig
 from flowcam_ns.data.dataparser import FlowCamDataParserConfig
+from flowcam_ns.model.adam import adam
 from flowcam_ns.model.blend_field import BlendFieldConfig
 from flowcam_ns.model.flowcam_model import FlowCamModelConfig
 from flowcam_ns.model.network_stage import NetworkStageConfig
@@ -49,10 +49,7 @@ flowcam_method = MethodSpecification(
             ),
         ),
         # No scheduler: nerfstudio's put NumPy numbers into checkpoints, which torch >= 2.6 refuses to load.
-        optimizers={
-            "fields": {"optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-8), "scheduler": None},
-            "network": {"optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-8, max_norm=1.0), "scheduler": None},
-        },
+        optimizers={"fields": adam(1e-3), "network": adam(1e-3, max_norm=1.0)},
         viewer=ViewerConfig(
             websocket_host="127.0.0.1",
             num_rays_per_chunk=2**18 if CUDA else 2**15,

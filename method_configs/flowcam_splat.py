@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.data.dataparser import FlowCamDataParserConfig
 from flowcam_ns.data.splat_datamanager import FlowCamSplatDataManagerConfig
+from flowcam_ns.model.adam import adam
 from flowcam_ns.model.decay import PlainDecayConfig
 from flowcam_ns.model.splat_model import FlowCamSplatModelConfig
 from flowcam_ns.splat_pipeline import FlowCamSplatPipelineConfig
@@ -20,6 +20,12 @@ from flowcam_ns.trainer import FlowCamSplatTrainerConfig
 ensure_ffmpeg()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STEPS = 30_000
+EPS = 1e-15
+
+
+def _warmed(final: float) -> PlainDecayConfig:
+    return PlainDecayConfig(lr_final=final, max_steps=STEPS, warmup_steps=1_000, lr_pre_warmup=0)
+
 
 flowcam_splat_method = MethodSpecification(
     config=FlowCamSplatTrainerConfig(
@@ -41,23 +47,14 @@ flowcam_splat_method = MethodSpecification(
         ),
         # splatfacto's own rates; its schedules in plain numbers (see flowcam_ns/model/decay.py).
         optimizers={
-            "means": {
-                "optimizer": AdamOptimizerConfig(lr=1.6e-4, eps=1e-15),
-                "scheduler": PlainDecayConfig(lr_final=1.6e-6, max_steps=STEPS),
-            },
-            "features_dc": {"optimizer": AdamOptimizerConfig(lr=2.5e-3, eps=1e-15), "scheduler": None},
-            "features_rest": {"optimizer": AdamOptimizerConfig(lr=2.5e-3 / 20, eps=1e-15), "scheduler": None},
-            "opacities": {"optimizer": AdamOptimizerConfig(lr=5e-2, eps=1e-15), "scheduler": None},
-            "scales": {"optimizer": AdamOptimizerConfig(lr=5e-3, eps=1e-15), "scheduler": None},
-            "quats": {"optimizer": AdamOptimizerConfig(lr=1e-3, eps=1e-15), "scheduler": None},
-            "camera_opt": {
-                "optimizer": AdamOptimizerConfig(lr=1e-4, eps=1e-15),
-                "scheduler": PlainDecayConfig(lr_final=5e-7, max_steps=STEPS, warmup_steps=1_000, lr_pre_warmup=0),
-            },
-            "bilateral_grid": {
-                "optimizer": AdamOptimizerConfig(lr=2e-3, eps=1e-15),
-                "scheduler": PlainDecayConfig(lr_final=1e-4, max_steps=STEPS, warmup_steps=1_000, lr_pre_warmup=0),
-            },
+            "means": adam(1.6e-4, PlainDecayConfig(lr_final=1.6e-6, max_steps=STEPS), EPS),
+            "features_dc": adam(2.5e-3, eps=EPS),
+            "features_rest": adam(2.5e-3 / 20, eps=EPS),
+            "opacities": adam(5e-2, eps=EPS),
+            "scales": adam(5e-3, eps=EPS),
+            "quats": adam(1e-3, eps=EPS),
+            "camera_opt": adam(1e-4, _warmed(5e-7), EPS),
+            "bilateral_grid": adam(2e-3, _warmed(1e-4), EPS),
         },
         viewer=ViewerConfig(
             websocket_host="127.0.0.1",

@@ -30,9 +30,9 @@ class MakePretrainClips:
     frames: int = 24
     """Frames of each clip."""
     width: int = 192
-    """Width in px, even."""
+    """Width in px, even; the long side of clutter, which comes in any shape."""
     height: int = 108
-    """Height in px, even."""
+    """Height in px, even, of the tidy scenes (every fourth clip)."""
     processes: int = 1
     """Clips that are filmed at once."""
 

@@ -66,6 +66,7 @@ def small_run(data: Path, output: Path, steps: int, clips_per_batch: int = 1) ->
     clips.height, clips.width, clips.clip_length = 27, 48, 4
     clips.context_rays, clips.target_rays, clips.validation_clips = 40, 12, 2
     clips.clips_per_batch, clips.validation_share, clips.flow = clips_per_batch, 0.25, "dis"
+    clips.keep_shape = clips_per_batch == 1
     config.set_timestamp()
     config.save_config()
     return config
@@ -148,6 +149,7 @@ def test_training_can_start_from_a_checkpoint_file(data: Path, tmp_path: Path) -
         ({"vis": "viewer"}, "--vis tensorboard"),
         ({"frame_skip": (3, 1)}, "frame-skip"),
         ({"clip_length": 1}, "two frames"),
+        ({"keep_shape": True}, "one by one"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(

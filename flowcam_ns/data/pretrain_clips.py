@@ -38,6 +38,9 @@ class PretrainClipsConfig:
     """Height in px of the frames that the network sees; other shapes are cropped about their middle."""
     width: int = 128
     """Width in px."""
+    keep_shape: bool = False
+    """Show each video whole, in its own shape, with the larger of height and width as its long side: as videos are
+    shown to a network that is used. Then a batch holds one clip."""
     clip_length: int = 8
     """Frames in a clip."""
     clips_per_batch: int = 2
@@ -169,6 +172,9 @@ class PretrainClips:
         side = LOADED_OVER_NETWORK * max(config.height, config.width)
         frames = source.load(int(random.integers(spare + 1)), config.frames_per_visit, side)
         size = config.height, config.width
+        if config.keep_shape:
+            scale = max(size) / max(frames.height, frames.width)
+            size = max(round(frames.height * scale), 8), max(round(frames.width * scale), 8)
         return PretrainVideo(frames, self._lens(source, frames), size, self.estimator)
 
     def _lens(self, source: Source, frames: Frames) -> Camera:
@@ -192,7 +198,8 @@ def collated(
     parts = [clip for clip, _ in clips]
     joined = {each.name: torch.cat([getattr(part, each.name) for part in parts]) for each in fields(Clip)}
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    pixels = config.height * config.width
+    height, width = joined["images"].shape[-2:]
+    pixels = height * width
     rays = [torch.randperm(pixels, generator=generator)[:n] for n in (config.context_rays, config.target_rays)]
     return PretrainBatch(Clip(**joined), rays[0], rays[1], torch.stack([c2w for _, c2w in clips]))
 

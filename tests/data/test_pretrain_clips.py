@@ -72,6 +72,27 @@ def test_two_ranks_see_together_what_one_sees_with_twice_the_batch(sources: list
         assert torch.equal(halves[0].batch(step).target_rays, whole.batch(step).target_rays)
 
 
+def test_videos_can_keep_their_shapes(films: list[SyntheticClip]) -> None:
+    tall = replace(films[0].to_frames(), images=films[0].rgb[:, :, 30:70])
+    assert tall.ground_truth is not None
+    lens = replace(films[0].camera, width=40, cx=films[0].camera.cx - 30)
+    tall = replace(tall, ground_truth=replace(tall.ground_truth, camera=lens))
+    sources: list[Source] = [
+        Filmed("tall", "synthetic", Path(), frames=tall),
+        Filmed("wide", "synthetic", Path(), frames=films[1].to_frames()),
+    ]
+    clips = PretrainClips(sources, replace(SMALL, keep_shape=True, clips_per_batch=1, clips_per_visit=1))
+    seen = {}
+    for step in range(12):
+        batch = clips.batch(step)
+        shape = tuple(batch.clip.images.shape[-2:])
+        seen[shape] = batch.clip.intrinsics[0, 0]
+        assert batch.clip.backward_flow.shape[-2:] == shape
+        assert int(batch.context_rays.max()) < shape[0] * shape[1]
+    assert set(seen) == {(64, 36), (36, 64)}
+    assert float(seen[64, 36][0, 0]) == pytest.approx(films[0].camera.fx / 40)
+
+
 def test_flow_lens_and_poses_of_a_clip_belong_together(films: list[SyntheticClip]) -> None:
     film = films[0]
     video = PretrainVideo(film.to_frames(), film.camera, (36, 64), make_estimator("dis"))
