@@ -31,7 +31,10 @@ Result = TypeVar("Result")
 def over_chunks(
     problem: FlowProblem, state: FlowState, work: Callable[[FlowProblem, FlowState], Result]
 ) -> list[Result]:
-    """`work` on pieces of some rows each (all poses, the rows' own depths), in order."""
+    """`work` on pieces of some rows each (all poses, the rows' own depths), in order.
+
+    Slots that are empty in all rows of a piece are left out: one busy frame must not cost all the others.
+    """
     rows, slots, points = problem.confidence.shape
     on_cpu = problem.points.device.type == "cpu"
     step = max(1, (CHUNK_ELEMENTS if on_cpu else GPU_CHUNK_ELEMENTS) // max(1, slots * COLUMNS * 2 * points))
@@ -40,10 +43,24 @@ def over_chunks(
 
     def piece(first: int) -> Result:
         which = torch.arange(first, min(first + step, rows), device=problem.sources.device)
-        return work(problem.rows(which), replace(state, inverse_depth=state.inverse_depth[first : first + step]))
+        return work(
+            _without_empty_slots(problem.rows(which)),
+            replace(state, inverse_depth=state.inverse_depth[first : first + step]),
+        )
 
     starts = range(0, rows, step)
     return list(_pool().map(piece, starts)) if on_cpu else [piece(first) for first in starts]
+
+
+def _without_empty_slots(problem: FlowProblem) -> FlowProblem:
+    used = torch.nonzero((problem.neighbours != problem.sources[:, None]).any(0))
+    slots = int(used.max()) + 1 if len(used) else 1
+    return replace(
+        problem,
+        neighbours=problem.neighbours[:, :slots],
+        targets=problem.targets[:, :slots],
+        confidence=problem.confidence[:, :slots],
+    )
 
 
 @contextmanager

@@ -27,6 +27,8 @@ POSE_SIZE = 6
 DENSE_FRAMES = 250
 """Up to so many frames the reduced system is solved as a dense matrix."""
 TINY = 1e-12
+ROWS_AT_ONCE = 64
+"""Rows of the reduced system that are made or summed together, so that they stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,16 @@ def build(
     def accumulate(chunk: FlowProblem, part: FlowState) -> tuple[Tensor, ...]:
         linearization, valid = linearize(chunk, part, with_lens)
         cost, weights = robust_cost(chunk.confidence, linearization[:, :, RESIDUAL], valid, scale)
-        return cost.double(), *_accumulate(linearization, weights, target_adjoint(chunk, part))
+        parts = _accumulate(linearization, weights, target_adjoint(chunk, part))
+        return cost.double(), *_with_slots(parts, problem.neighbours.shape[1] - chunk.neighbours.shape[1])
 
     cost, *parts = zip(*over_chunks(problem, state, accumulate), strict=True)
-    camera, gradient, coupling, depth, depth_gradient = (torch.cat(items).double() for items in parts)
+    # The coupling is the largest part by far: it keeps the problem's precision.
+    camera, gradient, coupling, depth, depth_gradient = (torch.cat(items) for items in parts)
     frames = len(state.c2w)
     columns = _columns(problem, frames)
     size = POSE_SIZE * frames + LENS_SIZE
+    camera, gradient, depth, depth_gradient = (x.double() for x in (camera, gradient, depth, depth_gradient))
     return NormalEquations(camera, gradient, coupling, depth, depth_gradient, columns, size), torch.stack(cost).sum()
 
 
@@ -107,6 +112,22 @@ def _accumulate(
     return camera, gradient, coupling, depth, depth_gradient
 
 
+def _with_slots(parts: tuple[Tensor, ...], more: int) -> tuple[Tensor, ...]:
+    """What `_accumulate` gives, with so many empty slots added between the poses and the lens."""
+    if more == 0:
+        return parts
+    camera, gradient, coupling, depth, depth_gradient = parts
+    before = camera.shape[1] - LENS_SIZE
+    place = torch.arange(camera.shape[1], device=camera.device)
+    place[before:] += POSE_SIZE * more
+    wider = camera.shape[1] + POSE_SIZE * more
+    whole = camera.new_zeros(len(camera), wider, wider)
+    whole[:, place[:, None], place] = camera
+    spread = (part.new_zeros(len(part), wider, *part.shape[2:]) for part in (gradient, coupling))
+    spread = (new.index_copy_(1, place, part) for new, part in zip(spread, (gradient, coupling), strict=True))
+    return whole, *spread, depth, depth_gradient
+
+
 def _columns(problem: FlowProblem, frames: int) -> Int[Tensor, "rows local"]:
     device = problem.neighbours.device
     touched = torch.cat([problem.sources[:, None], problem.neighbours], dim=1)
@@ -121,11 +142,24 @@ def gather_diagonal(equations: NormalEquations) -> Float[Tensor, "unknowns"]:
     return local.new_zeros(equations.size).index_add_(0, equations.columns.flatten(), local.flatten())
 
 
-def schur_complement(equations: NormalEquations, damping: float = 0.0) -> Float[Tensor, "rows local local"]:
-    """Every row's share of the camera system after its inverse depths have been eliminated."""
-    depth = equations.depth * (1 + damping) + TINY
-    information = torch.where(equations.depth > TINY, 1 / depth, torch.zeros_like(depth))
-    return equations.camera - (equations.coupling * information[:, None]) @ equations.coupling.transpose(1, 2)
+def without_depths(equations: NormalEquations) -> tuple[Float[Tensor, "rows local local"], Float[Tensor, "rows local"]]:
+    """Every row's share of the camera system and of its gradient after its inverse depths have been eliminated."""
+    depth = equations.depth + TINY
+    return _eliminated(equations, torch.where(equations.depth > TINY, 1 / depth, torch.zeros_like(depth)))
+
+
+def _eliminated(
+    equations: NormalEquations, information: Float[Tensor, "rows points"]
+) -> tuple[Float[Tensor, "rows local local"], Float[Tensor, "rows local"]]:
+    """Every row's share of the camera system and of its gradient, without inverse depths of that inverse curvature."""
+    local, gradient = torch.empty_like(equations.camera), torch.empty_like(equations.camera_gradient)
+    for some in torch.arange(len(local), device=local.device).split(ROWS_AT_ONCE):
+        coupling = equations.coupling[some].double()
+        scaled = coupling * information[some][:, None]
+        local[some] = equations.camera[some] - scaled @ coupling.transpose(1, 2)
+        towards = (scaled @ equations.depth_gradient[some][..., None])[..., 0]
+        gradient[some] = equations.camera_gradient[some] - towards
+    return local, gradient
 
 
 def solve(
@@ -147,15 +181,14 @@ def solve(
     depth_free = free.depths[:, None] & (equations.depth > TINY)
     depth = equations.depth * (1 + damping) + TINY
     inverse_depth_information = torch.where(depth_free, 1 / depth, torch.zeros_like(depth))
-    scaled = equations.coupling * inverse_depth_information[:, None]
-    local = equations.camera - scaled @ equations.coupling.transpose(1, 2)
-    right = (scaled @ equations.depth_gradient[..., None])[..., 0] - equations.camera_gradient
-
+    local, gradient = _eliminated(equations, inverse_depth_information)
     mask = torch.cat([free.poses.repeat_interleave(POSE_SIZE), free.lens])
-    rhs = right.new_zeros(equations.size).index_add_(0, equations.columns.flatten(), right.flatten()) - prior_gradient
+    rhs = -gradient.new_zeros(equations.size).index_add_(0, equations.columns.flatten(), gradient.flatten())
+    rhs = rhs - prior_gradient
     diagonal = gather_diagonal(equations) * damping + prior + TINY
     step = _solve_reduced(local, equations.columns, diagonal, rhs, mask)
-    back = equations.depth_gradient + (step[equations.columns][:, None] @ equations.coupling)[:, 0]
+    moved = step[equations.columns][:, None].to(equations.coupling.dtype)
+    back = equations.depth_gradient + (moved @ equations.coupling)[:, 0]
     return step, -back * inverse_depth_information
 
 
@@ -199,11 +232,29 @@ def assemble_sparse(
     diagonal: Float[Tensor, "unknowns"],
     mask: Tensor,
 ) -> scipy.sparse.csc_matrix:
-    """Sum every row's share into one block-sparse matrix; rows and columns outside `mask` become the identity's."""
-    size = len(diagonal)
-    keep = (mask[columns][:, :, None] & mask[columns][:, None, :]).cpu().numpy().ravel()
-    rows = columns[:, :, None].expand_as(local).cpu().numpy().ravel()[keep]
-    cols = columns[:, None, :].expand_as(local).cpu().numpy().ravel()[keep]
-    matrix = scipy.sparse.coo_matrix((local.cpu().double().numpy().ravel()[keep], (rows, cols)), shape=(size, size))
+    """Sum every row's share into one block-sparse matrix; rows and columns outside `mask` become the identity's.
+
+    Blocks of two poses are summed as blocks: handling every number by itself would take longer than the factorisation.
+    """
+    size, frames = len(diagonal), (len(diagonal) - LENS_SIZE) // POSE_SIZE
+    rows, width = local.shape[0], local.shape[1] - LENS_SIZE
+    poses = columns[:, :width:POSE_SIZE] // POSE_SIZE
+    keys, place = torch.unique(poses[:, :, None] * frames + poses[:, None, :], return_inverse=True)
+    touching = local[:, :width, :width].unflatten(2, (-1, POSE_SIZE)).unflatten(1, (-1, POSE_SIZE)).transpose(2, 3)
+    blocks = local.new_zeros(len(keys), POSE_SIZE, POSE_SIZE)
+    for some in torch.arange(rows, device=local.device).split(ROWS_AT_ONCE):
+        blocks.index_add_(0, place[some].flatten(), touching[some].flatten(0, 2))
+    border = local.new_zeros(frames * POSE_SIZE, LENS_SIZE)
+    border.index_add_(0, columns[:, :width].flatten(), local[:, :width, width:].flatten(0, 1))
+    kept = mask.to(local)
+    blocks = blocks * kept[:-LENS_SIZE].view(frames, POSE_SIZE)[keys // frames][:, :, None]
+    blocks = blocks * kept[:-LENS_SIZE].view(frames, POSE_SIZE)[keys % frames][:, None, :]
+    border = (border * kept[:-LENS_SIZE, None] * kept[-LENS_SIZE:]).cpu().numpy()
+    corner = (local[:, width:, width:].sum(0) * kept[-LENS_SIZE:, None] * kept[-LENS_SIZE:]).cpu().numpy()
+    ends = np.searchsorted((keys // frames).cpu().numpy(), np.arange(frames + 1))
+    pose_matrix = scipy.sparse.bsr_matrix(
+        (blocks.double().cpu().numpy(), (keys % frames).cpu().numpy(), ends), shape=(size - LENS_SIZE,) * 2
+    )
     diagonal_np = np.where(mask.cpu().numpy(), diagonal.cpu().double().numpy(), 1.0)
-    return scipy.sparse.csc_matrix(matrix + scipy.sparse.diags(diagonal_np))
+    matrix = scipy.sparse.bmat([[pose_matrix.tocsr(), border], [border.T, corner]], format="csc")
+    return scipy.sparse.csc_matrix(matrix + scipy.sparse.diags(diagonal_np, format="csc"))
