@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowcam_ns.alignment.chunks import over_chunks
 from flowcam_ns.alignment.lens import project_jacobians, rays
 from flowcam_ns.alignment.linearize import MIN_DEPTH_RATIO, relative_poses
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
@@ -23,6 +24,13 @@ def triangulate(problem: FlowProblem, state: FlowState, scales: tuple[float, ...
 
     A point without trustworthy flow keeps its inverse depth.
     """
+    depths = over_chunks(problem, state, lambda rows, part: _triangulate(rows, part, scales, steps))
+    return replace(state, inverse_depth=torch.cat(depths))
+
+
+def _triangulate(
+    problem: FlowProblem, state: FlowState, scales: tuple[float, ...], steps: int
+) -> Float[Tensor, "rows points"]:
     lens = state.lens.to(problem.points.dtype)
     ray = rays(problem.points, lens)
     point = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=1)[:, None]
@@ -35,7 +43,7 @@ def triangulate(problem: FlowProblem, state: FlowState, scales: tuple[float, ...
         for _ in range(steps):
             step = _step(problem, at_infinity, translation, depth, lens, scale)
             depth = depth + step.clamp(-limit, limit)
-    return replace(state, inverse_depth=depth.to(state.inverse_depth.dtype))
+    return depth.to(state.inverse_depth.dtype)
 
 
 def _step(

@@ -212,8 +212,10 @@ def _measure(
             f"{frames.name}: the picture stands still; poses need a camera that moves (sideways, around or forward)."
         )
     pairs = measure.choose_pairs(motion)
-    store.compute(pairs, lambda done, total: report("Optical flow", 0.3 + 0.7 * done / total, None))
-    return points, measure.measure_pairs(store, points, pairs), motion, support
+    measured = measure.measure_pairs(
+        store, points, pairs, lambda done, total: report("Optical flow", 0.3 + 0.7 * done / total, None)
+    )
+    return points, measured, motion, support
 
 
 def _refine_with_far_pairs(

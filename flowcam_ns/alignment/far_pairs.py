@@ -24,6 +24,8 @@ from flowcam_ns.geometry import se3
 
 MIN_OVERLAP = 0.3
 """Share of a frame's points that must be seen by another for the two to be compared."""
+FEW = 6
+"""One in so many points says whether two frames see anything in common at all."""
 MAX_ZOOM = 1.6
 """Largest change of a point's distance between two frames that are compared: flow does not match scales."""
 LEVEL_RATIO = 1.5
@@ -62,10 +64,13 @@ def overlaps(problem: FlowProblem, state: FlowState, source: int) -> Float[Tenso
     lens = state.lens
     half = problem.points.abs().amax(dim=(0, 2)).to(lens) * 1.02
     relative = se3.inverse(state.c2w) @ state.c2w[source]
-    there = _visible(problem.points[source], state.inverse_depth[source], relative, lens, half)
-    ray_back = problem.points[:, :, ::4]
-    back = _visible(ray_back, state.inverse_depth[:, ::4], se3.inverse(relative), lens, half)
-    return torch.minimum(there, back)
+    points, depth = problem.points[source], state.inverse_depth[source]
+    # Most frames of a long video see nothing of the source: a few of its points tell.
+    near = _visible(points[:, ::FEW], depth[::FEW], relative, lens, half).nonzero()[:, 0]
+    there = _visible(points, depth, relative[near], lens, half)
+    ray_back, depth_back = problem.points[near, :, ::4], state.inverse_depth[near, ::4]
+    back = _visible(ray_back, depth_back, se3.inverse(relative[near]), lens, half)
+    return there.new_zeros(len(relative)).index_copy_(0, near, torch.minimum(there, back))
 
 
 def _visible(

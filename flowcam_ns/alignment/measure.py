@@ -23,6 +23,8 @@ WANTED_GAPS = 3
 """How many distances each frame gets: where the camera is slow the longer ones replace the shorter."""
 BEST_NOISE, WORST_NOISE, WORTHLESS = 0.12, 1.02, 0.05
 """Standard deviation of flow (px of a 512 px image) at full and at no confidence; below `WORTHLESS` it is not used."""
+AT_ONCE = 128
+"""Pairs whose dense flow is in memory together."""
 GOOD = 0.3
 """Confidence from which a flow vector counts as measured."""
 
@@ -70,11 +72,29 @@ class Measurements:
 
 
 def measure_pairs(
-    store: FlowStore, points: Float32[np.ndarray, "frames points 2"], pairs: Sequence[Pair]
+    store: FlowStore,
+    points: Float32[np.ndarray, "frames points 2"],
+    pairs: Sequence[Pair],
+    progress: Callable[[int, int], None] | None = None,
 ) -> Measurements:
-    """Sample the flow of `pairs`, both ways, at every frame's points."""
-    directed = [*pairs, *((j, i) for i, j in pairs)]
-    return Measurements(directed, *store.sample(directed, points))
+    """Compute the flow of `pairs` and sample it, both ways, at every frame's points.
+
+    A few pairs at a time, along the video: dense flow is let go of before the next ones are computed, and none is
+    needed a second time.
+    """
+    ordered, directed = sorted(pairs), list[Pair]()
+    sampled = []
+    for start in range(0, len(ordered), AT_ONCE):
+        part = ordered[start : start + AT_ONCE]
+        if progress is None:
+            store.compute(part)
+        else:
+            store.compute(part, lambda done, _, before=start: progress(before + done, len(ordered)))
+        both_ways = [*part, *((j, i) for i, j in part)]
+        directed += both_ways
+        sampled.append(store.sample(both_ways, points))
+    targets, confidence = (np.concatenate(parts) for parts in zip(*sampled, strict=True))
+    return Measurements(directed, targets, confidence)
 
 
 def flow_weight(confidence: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
