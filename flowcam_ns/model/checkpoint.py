@@ -20,6 +20,7 @@ from torch import Tensor
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.model.flowcam_network import FlowCamNetwork
 from flowcam_ns.model.network_config import NetworkConfig
+from flowcam_ns.model.safetensors_file import SUFFIX, read_safetensors, write_safetensors
 
 RAFT_PREFIX = "raft_midas_net.raft."
 UNUSED_PREFIX = "raft_midas_net."
@@ -61,16 +62,11 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint file; runs no code from it.
+    """Read a checkpoint file (or the same as `.safetensors`); runs no code from it.
 
     Raises FlowCamError where the file is missing, is no checkpoint, or holds another network: by key and shape.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise FlowCamError(f"there is no checkpoint {path}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise FlowCamError(f"{path} is not a PyTorch checkpoint that holds weights alone") from error
+    content = read_safetensors(path) if path.suffix == SUFFIX else _loaded(path)
     state = content.get("model_state_dict") if isinstance(content, dict) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         hint = "; take the flowcam.pt beside it" if isinstance(content, dict) and "pipeline" in content else ""
@@ -86,6 +82,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(network, raft, step if isinstance(step, int) else None, layers, long_side)
 
 
+def _loaded(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise FlowCamError(f"there is no checkpoint {path}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise FlowCamError(f"{path} is not a PyTorch checkpoint that holds weights alone") from error
+
+
 def write_checkpoint(
     path: Path,
     network: FlowCamNetwork,
@@ -93,9 +98,10 @@ def write_checkpoint(
     raft: Mapping[str, Tensor] | None = None,
     long_side: int = PUBLISHED_LONG_SIDE,
 ) -> None:
-    """Write a network as the authors do; a file is replaced only once all is written.
+    """Write a network as the authors do, or as safetensors where `path` ends so; a file is replaced only once all is
+    written.
 
-    A network with the published settings gives a file that their own code loads.
+    A network with the published settings gives a file that their own code loads (as safetensors: not).
     """
     state = to_authors_names(network.state_dict())
     state |= {RAFT_PREFIX + name: tensor for name, tensor in (raft or {}).items()}
@@ -109,7 +115,10 @@ def write_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        torch.save(content, partial)
+        if path.suffix == SUFFIX:
+            write_safetensors(partial, content)
+        else:
+            torch.save(content, partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

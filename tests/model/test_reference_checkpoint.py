@@ -90,6 +90,27 @@ def test_a_network_of_our_sizes_goes_there_and_back(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in small.state_dict().items())
 
 
+def test_safetensors_hold_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = FlowCamNetwork(small_config())
+    for name in ("net.pt", "net.safetensors"):
+        write_checkpoint(tmp_path / name, small, 7, {"encoder.weight": torch.ones(2)}, long_side=96)
+    first, second = (read_checkpoint(tmp_path / name) for name in ("net.pt", "net.safetensors"))
+    assert (
+        (first.step, first.long_side, first.layers)
+        == (second.step, second.long_side, second.layers)
+        == (7, 96, small.config)
+    )
+    for ours, theirs in ((first.network, second.network), (first.raft, second.raft)):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.pt", "net.safetensors"]
+    (tmp_path / "broken.safetensors").write_bytes(b"{" * 40)
+    for name, said in (("broken.safetensors", "is not a safetensors file"), ("none.safetensors", "there is no")):
+        with pytest.raises(FlowCamError, match=said):
+            read_checkpoint(tmp_path / name)
+
+
 def test_a_network_can_do_without_learned_confidence(tmp_path: Path) -> None:
     plain = FlowCamNetwork(replace(small_config(), learned_confidence=False))
     assert not any(name.startswith("confidence") for name in plain.state_dict())
