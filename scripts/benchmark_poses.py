@@ -22,7 +22,7 @@ from typing import Literal
 
 import tyro
 
-from _benchmark.calibration_table import Case, calibration_section, synthetic_cases
+from _benchmark.calibration_table import INDEPENDENT, Case, calibration_section, synthetic_cases
 from _benchmark.comparison import Race, accuracy_section, cost_section, total_times
 from _benchmark.judge_table import judge_rows, judge_section
 from _benchmark.long import long_section
@@ -140,7 +140,7 @@ def calibration_cases(races: list[Race], options: BenchmarkOptions) -> Iterable[
     for race in races:
         ours, truth = race.ours(), race.sequence.truth
         folder = race.sequence.name.partition(":")[0]
-        group = "recorded, independent truth" if folder in options.independent else "recorded, truth from images"
+        group = INDEPENDENT if folder in options.independent else "recorded, truth from images"
         if ours is not None:
             yield Case(race.sequence.name, group, ours, truth.c2w, truth.camera)
     yield from synthetic_cases(options.motions, options.seeds, options.output_dir / "synthetic", options.cores)

@@ -13,7 +13,7 @@ import torch
 from scipy.stats import spearmanr
 
 from _benchmark.calibration import Deviations, pool, pose_deviations
-from _benchmark.calibration_table import Case, calibration_section
+from _benchmark.calibration_table import INDEPENDENT, Case, calibration_section
 from _benchmark.command import run
 from _benchmark.comparison import Race, accuracy_section, cost_section, total_times
 from _benchmark.epipolar import GAPS, PAIRS_PER_GAP, Candidate, judge, match_features, sampson_error, spread_pairs
@@ -309,6 +309,21 @@ def test_the_table_pools_frames_by_group_and_checks_the_lens(clip: SyntheticClip
     assert section.rows[0]["error / reported"] == pytest.approx(0.5, rel=0.02)
     assert section.rows[2]["position: covered, %"] == 100
     assert "c: nothing reported. still" in section.notes
+    assert "at most 3 %: 2, of which 2 lie within 2" in section.notes[-1]
+    other = replace(cases[0], name="d", group=INDEPENDENT)
+    pooled = calibration_section([*cases, other]).rows[-1]
+    assert (pooled["video"], pooled["frames"]) == ("truth not made from the images, all frames", 3 * FRAMES)
+
+
+def test_a_focal_length_said_to_be_known_must_hold(clip: SyntheticClip) -> None:
+    lenses = [(1.05, 0.02), (1.03, 0.02), (1.2, 0.1)]
+    cases = []
+    for factor, std in lenses:
+        reported = estimate(clip, rotation_std_deg=[1.0] * FRAMES, position_std=[1.0] * FRAMES)
+        reported.lens |= {"fx": factor * clip.camera.fx, "fy": factor * clip.camera.fy}
+        reported.focal_std = std * clip.camera.fx
+        cases.append(Case("a", "synthetic", Outcome("ours", reported, 1.0, 1.0), clip.c2w, clip.camera))
+    assert "at most 3 %: 2, of which 1 lie within 2" in calibration_section(cases).notes[-1]
 
 
 # --- stability
