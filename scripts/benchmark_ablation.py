@@ -40,6 +40,8 @@ class Options:
     """Of the synthetic scenes."""
     checkpoint: Optional[Path] = None  # noqa: UP045
     """A trained network; adds a run whose solve starts from it."""
+    parts: tuple[str, ...] = ()
+    """Rows of the table to make; all of them if none is named."""
     steps: int = 240
     """Steps of the field."""
     every: int = 3
@@ -62,6 +64,7 @@ def main(options: Options) -> None:
     parts = dict(PARTS)
     if options.checkpoint is not None:
         parts["solve starts from a network"] = {"model.checkpoint": options.checkpoint}
+    parts = {name: parts[name] for name in options.parts or parts}
     section = Section("What each part adds", notes=[*notes(options), *legend(parts)])
     with tempfile.TemporaryDirectory(prefix="flowcam-ablation-") as scratch:
         cache = Path(scratch) / "cache"
@@ -69,7 +72,7 @@ def main(options: Options) -> None:
             ablation = Ablation(source, cache, device)
             size = Size(options.steps, options.rays, options.long_side, options.every)
             runs = [(name, changes, 0) for name, changes in parts.items()]
-            if not section.rows:  # once, to see what chance alone does
+            if not section.rows and not options.parts:  # once, to see what chance alone does
                 runs.insert(1, ("default, another seed", {}, 1))
             for name, changes, seed in runs:
                 section.rows.append(ablation.run(name, changes, size, seed))
@@ -100,7 +103,7 @@ def notes(options: Options) -> list[str]:
     """What was reduced, and how to read the figures."""
     return [
         f"Made small: {options.steps} steps of {options.rays} rays, views at {options.long_side} px, the network "
-        f"trained in every {options.every}th step (alone: {options.steps // options.every * 2} steps); all else is the "
+        f"trained in one step of {options.every} (alone: {options.steps // options.every * 2} steps); all else is the "
         "method's default. Rows that differ after the solve share one. ATE after a Sim(3) fit, in % of the "
         "trajectory's RMS radius; AUC@5 over all pairs of frames; mean rotation error after one rotation of the world. "
         "The network's own poses: chained over the frames that it is trained on. Views: held-out frames. Seconds: "

@@ -15,12 +15,12 @@ from flowcam_ns.synthetic.clip import make_clip
 from flowcam_ns.synthetic.video_file import write_video
 from flowcam_ns.video.options import FrameOptions
 
-SIZE = Size(steps=4, rays=64, long_side=96, every=2)
+SIZE = Size(steps=2, rays=64, long_side=64, every=2)
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Input:
-    clip = make_clip("orbit", seed=0, frames=12, width=192, height=108)
+    clip = make_clip("orbit", seed=0, frames=9, width=128, height=72)
     path = tmp_path_factory.mktemp("film") / "clip.mp4"
     write_video(path, clip.rgb)
     return Input("orbit", path, torch.from_numpy(clip.c2w), FrameOptions(thin=False))
@@ -38,7 +38,7 @@ def test_every_part_is_a_field_of_the_config_and_a_flag(source: Input, tmp_path:
 
 
 def test_the_field_is_the_same_with_and_without_the_network(source: Input, tmp_path: Path) -> None:
-    ablation = Ablation(source, tmp_path, "cpu")
+    ablation = Ablation(source, tmp_path, "cpu", warm_up=False)
     whole = ablation.run("default", {}, SIZE)
     part = ablation.run("no network", PARTS["no network (steps 3-4)"], SIZE)
     shared = ("ATE, %", "AUC@5", "rotation, degrees", "PSNR", "solve, s")

@@ -19,6 +19,7 @@ from _benchmark.tables import Row
 from flowcam_ns.data.network_video import longest_run
 from flowcam_ns.geometry.metrics import PoseScores, score_trajectory
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
+from flowcam_ns.model.checkpoint import read_checkpoint
 from flowcam_ns.pipeline import FlowCamPipeline, FlowCamPipelineConfig
 from flowcam_ns.trainer import FlowCamTrainerConfig
 from flowcam_ns.video.options import FrameOptions
@@ -116,8 +117,9 @@ class Solved:
 class Ablation:
     """Runs on one video; what only concerns later steps shares one solve."""
 
-    def __init__(self, source: Input, cache: Path, device: str) -> None:
-        self.source, self.cache, self.device = source, cache, device
+    def __init__(self, source: Input, cache: Path, device: str, warm_up: bool = True) -> None:
+        """`warm_up` solves once more at the start, so that no row's time holds that of the flow."""
+        self.source, self.cache, self.device, self.warm_up = source, cache, device, warm_up
         self._solved: dict[str, Solved] = {}
 
     def run(self, name: str, changes: Mapping[str, Any], size: Size, seed: int = 0) -> Row:
@@ -133,12 +135,15 @@ class Ablation:
         pipeline = config.setup(device=self.device)
         assert isinstance(pipeline, FlowCamPipeline)
         solved.adopt(pipeline)
+        network = pipeline.flowcam.network
+        if config.model.checkpoint is not None and network is not None:
+            network.start_from(read_checkpoint(config.model.checkpoint))
         return pipeline, train(pipeline, size.steps), solved.seconds
 
     def solved(self, config: FlowCamPipelineConfig) -> Solved:
-        """Cameras and depths, by the first run that needs these. The very first solve only fills the cache of flow."""
+        """Cameras and depths, by the first run that needs these."""
         key = repr((config.alignment, config.model.checkpoint, config.model.network.paper))
-        if not self._solved:
+        if self.warm_up and not self._solved:
             self._solved[""] = solve(config, self.device)
         if key not in self._solved:
             self._solved[key] = solve(config, self.device)
