@@ -59,13 +59,19 @@ class Uncertainty:
     """Radians."""
     position: Float[Tensor, "frames"]
     inverse_depth: Float[Tensor, "frames points"]
-    log_focal: float
+    lens: Float[Tensor, "lens"]
+    """Of the logarithm of the focal length, the principal point and the distortion, as `lens.py` has them."""
+
+    @property
+    def log_focal(self) -> float:
+        """Relative deviation of the focal length."""
+        return float(self.lens[0])
 
 
 def marginal_uncertainty(
     problem: FlowProblem, state: FlowState, lens_std: Float[Tensor, "lens"] | None = None
 ) -> Uncertainty:
-    """Marginal standard deviations of poses, depths (poses held) and the focal length.
+    """Marginal standard deviations of poses, depths (poses held) and the lens.
 
     The free choice of world frame and scale (the gauge) is taken out: a position's deviation is what remains after a
     Sim(3) fit of the centres, a rotation's what remains after one rotation of the world.
@@ -83,12 +89,13 @@ def marginal_uncertainty(
     still = float((centre - centre.mean(0)).norm(dim=-1).max()) < STILL
     by_centres = _after_fit(influence, gauge, (0.0, 1.0) if still else (1.0, ORIENTATION_SHARE))
     by_orientations = _after_fit(influence, gauge, (0.0, 1.0))
-    floor = REPRODUCIBLE if lens_std is None else min(REPRODUCIBLE, float(lens_std[0]))
+    lens = influence[-LENS_SIZE:].square().sum(1)
+    lens[0] += (REPRODUCIBLE if lens_std is None else min(REPRODUCIBLE, float(lens_std[0]))) ** 2
     return Uncertainty(
         rotation=by_orientations[:, 3:].square().sum((1, 2)).sqrt(),
         position=by_centres[:, :3].square().sum((1, 2)).sqrt(),
         inverse_depth=_depth_deviation(quarters, fit.noise, state),
-        log_focal=float(influence[-LENS_SIZE].square().sum() + floor**2) ** 0.5,
+        lens=lens.sqrt(),
     )
 
 

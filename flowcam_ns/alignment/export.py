@@ -124,7 +124,7 @@ def alignment_transforms(
         )
         for i in _indices(alignment.posed)
     ]
-    lens_std = {"fl_x": alignment.focal_std, "fl_y": alignment.focal_std}
+    lens_std = {"fl_x": alignment.focal_std, "fl_y": alignment.focal_std, **alignment.lens_std}
     return transforms_dict(
         alignment.camera, posed, unposed_frames(frames, alignment), frames.thinned, ply_file_path, lens_std
     )

@@ -60,6 +60,7 @@ def make_alignment(
         depth_std[posed] = (uncertainty.inverse_depth / scale).float()
     longer_side = max(frames.width, frames.height)
     camera = camera_from_lens(state.lens, frames.width, frames.height)
+    rest_of_lens = uncertainty.lens[1:] * uncertainty.lens.new_tensor([longer_side, longer_side, 1, 1, 1, 1])
     return Alignment(
         camera=camera,
         c2w=world.apply_c2w(state.c2w)[nearest].double().cpu(),
@@ -70,6 +71,7 @@ def make_alignment(
         reprojection_error=median_error(problem, state) * longer_side,
         unposed_reasons=reasons,
         focal_std=uncertainty.log_focal * camera.fx,
+        lens_std=dict(zip(("cx", "cy", "k1", "k2", "p1", "p2"), rest_of_lens.tolist(), strict=True)),
         rotation_std_deg=_over_frames(torch.rad2deg(uncertainty.rotation), nearest, posed),
         position_std=_over_frames(uncertainty.position * scale, nearest, posed),
         seconds=dict(seconds),

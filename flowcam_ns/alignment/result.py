@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from jaxtyping import Bool, Float
@@ -34,6 +35,8 @@ class Alignment:
     """Why a frame could not be posed."""
     focal_std: float = float("inf")
     """Standard deviation of the focal length, px."""
+    lens_std: Mapping[str, float] = field(default_factory=dict)
+    """Standard deviations of the rest of the lens, by the names of its fields: cx and cy in px, k1, k2, p1, p2."""
     rotation_std_deg: Float[Tensor, "frames"] | None = None
     position_std: Float[Tensor, "frames"] | None = None
     """World units."""

@@ -62,7 +62,7 @@ def transforms_dict(
         unposed: Frames that were selected but not posed.
         thinned: How many frames of the input were left out beforehand.
         ply_file_path: Point cloud in the same world, relative to the transforms.json.
-        lens_std_px: Standard deviations by nerfstudio's names (`fl_x`, ...).
+        lens_std_px: Standard deviations by nerfstudio's names (`fl_x`, ...); those of the distortion have no unit.
 
     Raises:
         ValueError: a pose or the lens is not finite.

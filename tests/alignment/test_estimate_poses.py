@@ -114,6 +114,8 @@ def test_the_result_is_complete_and_consistent(orbit: tuple[SyntheticClip, Align
     assert found.rotation_std_deg is not None
     assert (found.rotation_std_deg > 0).all()
     assert np.isfinite(found.focal_std)
+    assert set(found.lens_std) == {"cx", "cy", "k1", "k2", "p1", "p2"}
+    assert all(0 < std < np.inf for std in found.lens_std.values())
     assert (found.camera.width, found.camera.height) == (WIDTH, HEIGHT)
     assert {"flow", "solve"} <= set(found.seconds)
     assert found.unposed_reasons == {}

@@ -127,6 +127,7 @@ def test_a_known_lens_is_certain_and_makes_poses_more_certain(exact_problem: Mak
     free = marginal_uncertainty(problem, state)
     known = marginal_uncertainty(problem, state, torch.full((LENS_SIZE,), spread))
     assert known.log_focal < 1e-2 * free.log_focal
+    assert (known.lens < 1e-2 * free.lens).all()
     assert (known.rotation < free.rotation).all()
     assert (known.rotation > 0).all()
 
