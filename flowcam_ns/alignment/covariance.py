@@ -25,7 +25,7 @@ from torch import Tensor
 
 from flowcam_ns.alignment.bootstrap import INDEPENDENT, PIXEL
 from flowcam_ns.alignment.chunks import over_chunks
-from flowcam_ns.alignment.groups import Group, ReducedSystem, quarters_of
+from flowcam_ns.alignment.groups import Group, quarters_of, solve, strength
 from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.linearize import residuals
 from flowcam_ns.alignment.normal_equations import TINY
@@ -82,7 +82,8 @@ def marginal_uncertainty(
         lens_std: what was believed of the lens beforehand.
     """
     fit = _goodness(problem, state)
-    quarters = [Group.of(problem, state, points, KERNEL) for points in quarters_of(problem.points)]
+    run = max(1, min(RUN, len(state.c2w) // MIN_RUNS))
+    quarters = [Group.of(problem, state, points, KERNEL, run) for points in quarters_of(problem.points)]
     gauge = gauge_directions(state)
     influence = _influence(quarters, gauge, fit, lens_std)
     centre = state.c2w[:, :3, 3]
@@ -132,23 +133,22 @@ def _influence(
     lens_std: Float[Tensor, "lens"] | None,
 ) -> Float[Tensor, "unknowns groups"]:
     """What each quarter, each run and the belief change in the solution, as columns."""
-    whole = ReducedSystem.sum(quarters)
-    belief = whole.local.new_zeros(LENS_SIZE)
+    whole = fit.curvature * sum((quarter.matrix for quarter in quarters[1:]), quarters[0].matrix)
+    pulls = sum((quarter.pulls for quarter in quarters[1:]), quarters[0].pulls)
+    belief = pulls.new_zeros(LENS_SIZE)
     if lens_std is not None:
         # As strong as in the solve (`LensBelief.prior`).
         belief = 2 * fit.cost / INDEPENDENT / lens_std.double() ** 2
-        belief = belief.clamp(max=MAX_BELIEF * fit.curvature * whole.strength)
+        belief = belief.clamp(max=MAX_BELIEF * strength(whole))
     changes = []
     for quarter in quarters:
-        rest = ReducedSystem(fit.curvature * (whole.local - DELETED * quarter.local), quarter.columns, quarter.size)
-        pull = quarter.gathered(quarter.pull)[:, None]
-        changes.append(rest.solve(pull, belief, gauge) * (1 - 1 / len(quarters)) ** 0.5 * _few(len(quarters)))
-    runs = _runs(quarters)
-    count = runs.shape[1]
-    runs = runs * (count / (count - 1)) ** 0.5 * _few(count)
-    pulls = torch.cat([runs, _pull_of_belief(belief, lens_std, runs)], dim=1)
-    system = ReducedSystem(fit.curvature * whole.local, whole.columns, whole.size)
-    return torch.cat([*changes, system.solve(pulls, belief, gauge)], dim=1)
+        rest = whole - DELETED * fit.curvature * quarter.matrix
+        change = solve(rest, quarter.pulls.sum(1, keepdim=True), belief, gauge)
+        changes.append(change * (1 - 1 / len(quarters)) ** 0.5 * _few(len(quarters)))
+    count = pulls.shape[1]
+    pulls = pulls * (count / (count - 1)) ** 0.5 * _few(count)
+    pulls = torch.cat([pulls, _pull_of_belief(belief, lens_std, pulls)], dim=1)
+    return torch.cat([*changes, solve(whole, pulls, belief, gauge)], dim=1)
 
 
 def _few(groups: int) -> float:
@@ -157,14 +157,6 @@ def _few(groups: int) -> float:
     Student's distribution with one degree of freedom less than there are groups.
     """
     return float(stdtrit(groups - 1, ndtr(2.0))) / 2.0
-
-
-def _runs(quarters: list[Group]) -> Float[Tensor, "unknowns runs"]:
-    """How hard each run of frames pulls at the solution."""
-    pull = sum((quarter.pull for quarter in quarters[1:]), quarters[0].pull)
-    length = max(1, min(RUN, len(pull) // MIN_RUNS))
-    pieces = torch.arange(len(pull), device=pull.device).split(length)
-    return torch.stack([quarters[0].gathered(pull, rows) for rows in pieces], dim=1)
 
 
 def _pull_of_belief(

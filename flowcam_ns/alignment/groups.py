@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import scipy.sparse
 import scipy.sparse.linalg
 import torch
 from jaxtyping import Float, Int
@@ -26,83 +26,73 @@ def quarters_of(points: Float[Tensor, "rows 2 points"]) -> list[Int[Tensor, "som
     return [part.sort().values for half in halves for part in half[y[half].argsort()].tensor_split(2)]
 
 
+Matrix = Tensor | scipy.sparse.csc_matrix
+"""The cameras' normal equations: dense for short videos, sparse for long ones."""
+
+
 @dataclass(frozen=True)
 class Group:
-    """Some points of all frames and their share of the normal equations, depths eliminated."""
+    """Some points of all frames and what they say about the cameras, depths eliminated."""
 
     points: Int[Tensor, "some"]
-    local: Float[Tensor, "rows local local"]
-    pull: Float[Tensor, "rows local"]
-    """Gradient of each row's cost, its depths following."""
+    matrix: Matrix
+    pulls: Float[Tensor, "unknowns runs"]
+    """Gradient of the cost, the share of each run of frames by itself."""
     depth: Float[Tensor, "rows some"]
     """Information about each inverse depth."""
-    columns: Int[Tensor, "rows local"]
-    size: int
 
     @classmethod
-    def of(cls, problem: FlowProblem, state: FlowState, points: Int[Tensor, "some"], kernel: float) -> Group:
-        """Of these points under a robust kernel."""
+    def of(cls, problem: FlowProblem, state: FlowState, points: Int[Tensor, "some"], kernel: float, run: int) -> Group:
+        """Of these points under a robust kernel; pulls are summed over runs of so many frames."""
         few = replace(state, inverse_depth=state.inverse_depth[:, points])
         equations, _ = normal_equations.build(problem.thinned(points), few, kernel)
         local, pull = normal_equations.without_depths(equations)
-        return cls(points, local, pull, equations.depth, equations.columns, equations.size)
-
-    def gathered(
-        self, pull: Float[Tensor, "rows local"], rows: Int[Tensor, "few"] | None = None
-    ) -> Float[Tensor, "unknowns"]:
-        """The rows' pulls (or those of some rows) as one gradient."""
-        rows = torch.arange(len(pull), device=pull.device) if rows is None else rows
-        return pull.new_zeros(self.size).index_add_(0, self.columns[rows].flatten(), pull[rows].flatten())
+        runs = [
+            pull.new_zeros(equations.size).index_add_(0, equations.columns[rows].flatten(), pull[rows].flatten())
+            for rows in torch.arange(len(pull), device=pull.device).split(run)
+        ]
+        return cls(points, _assembled(local, equations), torch.stack(runs, dim=1), equations.depth)
 
 
-@dataclass(frozen=True)
-class ReducedSystem:
-    """The cameras' normal equations as every row's share."""
+def _assembled(local: Float[Tensor, "rows local local"], equations: normal_equations.NormalEquations) -> Matrix:
+    if equations.size <= POSE_SIZE * normal_equations.DENSE_FRAMES + LENS_SIZE:
+        return normal_equations.assemble_dense(local, equations.columns, equations.size)
+    # The first pose is held: it takes the place of the gauge, which would fill the matrix.
+    free = torch.arange(equations.size, device=local.device) >= POSE_SIZE
+    return normal_equations.assemble_sparse(local, equations.columns, local.new_zeros(len(free)), free)
 
-    local: Float[Tensor, "rows local local"]
-    columns: Int[Tensor, "rows local"]
-    size: int
 
-    @classmethod
-    def sum(cls, groups: Sequence[Group]) -> ReducedSystem:
-        """Of all groups together."""
-        local = groups[0].local.clone()
-        for group in groups[1:]:
-            local += group.local
-        return cls(local, groups[0].columns, groups[0].size)
+def strength(matrix: Matrix) -> float:
+    """Mean of the diagonal."""
+    return float(matrix.diagonal().mean())
 
-    @property
-    def strength(self) -> float:
-        """Mean of the diagonal."""
-        return float(torch.diagonal(self.local, dim1=1, dim2=2).sum()) / self.size
 
-    def solve(
-        self,
-        right: Float[Tensor, "unknowns n"],
-        belief: Float[Tensor, "lens"],
-        gauge: Float[Tensor, "unknowns 7"],
-    ) -> Float[Tensor, "unknowns n"]:
-        """Changes of the cameras under these pulls; along the `gauge` they are arbitrary.
+def solve(
+    matrix: Matrix,
+    right: Float[Tensor, "unknowns n"],
+    belief: Float[Tensor, "lens"],
+    gauge: Float[Tensor, "unknowns 7"],
+) -> Float[Tensor, "unknowns n"]:
+    """Changes of the cameras under these pulls; along the `gauge` they are arbitrary.
 
-        Args:
-            right: the pulls.
-            belief: information about the lens.
-            gauge: directions that flow says nothing about.
-        """
-        diagonal = right.new_full((self.size,), GAUGE_PRIOR * self.strength)
-        diagonal[-LENS_SIZE:] += belief
-        if self.size > POSE_SIZE * normal_equations.DENSE_FRAMES + LENS_SIZE:
-            # The first pose is held instead: that keeps the matrix sparse.
-            mask = torch.ones(self.size, dtype=torch.bool, device=right.device)
-            mask[:POSE_SIZE] = False
-            matrix = normal_equations.assemble_sparse(self.local, self.columns, diagonal + TINY, mask)
-            factor = scipy.sparse.linalg.splu(
-                matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
-            )
-            found = factor.solve((right * mask[:, None]).cpu().double().numpy())
-            return torch.as_tensor(found, dtype=right.dtype, device=right.device)
-        matrix = normal_equations.assemble_dense(self.local, self.columns, self.size)
+    Args:
+        matrix: the normal equations.
+        right: the pulls.
+        belief: information about the lens.
+        gauge: directions that flow says nothing about.
+    """
+    typical = strength(matrix)
+    diagonal = right.new_full((len(right),), GAUGE_PRIOR * typical)
+    diagonal[-LENS_SIZE:] += belief
+    if isinstance(matrix, Tensor):
         unit = gauge / gauge.norm(dim=0).clamp(min=TINY)
-        matrix = matrix + self.strength * unit @ unit.T
-        matrix.diagonal().add_(diagonal)
-        return torch.linalg.solve(matrix, right)
+        return torch.linalg.solve(matrix + typical * unit @ unit.T + torch.diag(diagonal), right)
+    right = right.clone()
+    right[:POSE_SIZE] = 0
+    factor = scipy.sparse.linalg.splu(
+        scipy.sparse.csc_matrix(matrix + scipy.sparse.diags(diagonal.cpu().numpy(), format="csc")),
+        permc_spec="MMD_AT_PLUS_A",
+        diag_pivot_thresh=0.0,
+        options={"SymmetricMode": True},
+    )
+    return torch.as_tensor(factor.solve(right.cpu().numpy()), dtype=right.dtype, device=right.device)

@@ -98,6 +98,7 @@ def minimize(
                 cost = new_cost
             else:
                 damping, factor = damping * factor, factor * 2
+        del equations  # before the next ones are built: for a long video they are the largest thing in memory
         if not accepted or small_steps >= 2:
             break
     return Solution(state, float(cost), done, damping)

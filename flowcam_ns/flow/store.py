@@ -24,7 +24,7 @@ Pair = tuple[int, int]
 Progress = Callable[[int, int], None]
 """Called with (pairs done, pairs in all)."""
 
-DEFAULT_MEMORY_BYTES = 512 * 2**20
+DEFAULT_MEMORY_BYTES = 256 * 2**20
 DEFAULT_CHAIN = 16
 """Largest gap between frames whose flow starts from the flows in between."""
 MASK_MARGIN = 4
