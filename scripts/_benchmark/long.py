@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,9 @@ def long_section(
 
 def film(seed: int, frames: int, size: tuple[int, int], workers: int) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
     """The walk's pictures one after another, rendered by several processes."""
-    with ProcessPoolExecutor(workers, initializer=partial(_set_up, seed, frames, size)) as pool:
+    # A fresh interpreter each: forked ones would lack the threads that libraries have started here.
+    context, set_up = get_context("spawn"), partial(_set_up, seed, frames, size)
+    with ProcessPoolExecutor(workers, context, set_up) as pool:
         yield from pool.map(_view, range(frames), chunksize=4)
 
 
