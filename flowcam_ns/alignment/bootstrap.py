@@ -19,7 +19,7 @@ WINDOW = 8
 """Frames of the first window."""
 FOCAL_STARTS = (0.6, 0.85, 1.2)
 """Focal lengths tried, in long sides of the image: wide phones and action cameras to mild telephoto."""
-TYPICAL_FOCAL, FOCAL_SPREAD = 0.75, 0.3
+TYPICAL_FOCAL, FOCAL_SPREAD = 0.75, 1.0
 """What is believed of a video's focal length (long sides; standard deviation of its logarithm) before seeing it."""
 PIXEL = 1 / 512
 """The unit in which flow noise is thought of: one px of an image 512 px wide."""

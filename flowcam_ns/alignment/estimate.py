@@ -20,6 +20,7 @@ from flowcam_ns.alignment.bridge import Bridged, Video, bridge
 from flowcam_ns.alignment.chunks import single_torch_thread
 from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.far_pairs import FlowPrediction, choose_far_pairs, measure_far_pairs
+from flowcam_ns.alignment.feature_rows import feature_rows, weighted
 from flowcam_ns.alignment.given_start import segment_from_poses
 from flowcam_ns.alignment.grow import Segment
 from flowcam_ns.alignment.handover import make_alignment
@@ -48,8 +49,8 @@ Progress = Callable[[str, float, "Tensor | None"], None]
 
 STILL = 0.0015
 """A video whose picture moves less than this share of its long side between any two frames shows a still camera."""
-COARSE_SHARE, FINE_SHARE = 4, 2
-"""One of so many points takes part before and in the last solve of the cameras ..."""
+COARSE_SHARE = 4
+"""Neighbouring flow vectors err together: one of so many points tells the cameras as much as all do ..."""
 MIN_POINTS = 64
 """... but not fewer points than these."""
 EXIF_SPREAD = 0.05
@@ -114,7 +115,8 @@ def _estimate(
     belief = lens_belief(frames, camera or frames.camera, options)
     with watch("flow"):
         points, measured, motion, support = _measure(frames, store, options, report)
-    with watch("solve"):
+    features = Features.of_store(store)
+    with watch("solve"), features.found_meanwhile():
         problem = measure.build_problem(store, points, measured)
         coarse = problem.thinned(_subset(points.shape[1], COARSE_SHARE))
         given = None if start is None else segment_from_poses(coarse, start, belief)
@@ -136,8 +138,8 @@ def _estimate(
         bridged, fine_problem, fine = Bridged(main), part, turning
     else:
         few = points[:, _subset(points.shape[1], COARSE_SHARE)]
-        bridged = _tie(Video(store, Features.of_store(store), coarse, few, points), main, others, motion, watch)
-        fine_problem, fine = _refine_with_far_pairs(store, points, measured, bridged, belief, report, watch)
+        bridged = _tie(Video(store, features, coarse, few, points), main, others, motion, watch)
+        fine_problem, fine = _refine_with_far_pairs(store, features, points, measured, bridged, belief, report, watch)
     report("Refining", 1.0, fine.c2w)
     reasons = unposed_reasons(segments, bridged.part.frames.tolist(), len(frames), bridged.why_not)
     if reasons:
@@ -220,6 +222,7 @@ def _measure(
 
 def _refine_with_far_pairs(
     store: FlowStore,
+    features: Features,
     points: Float32[np.ndarray, "frames points 2"],
     measured: Measurements,
     bridged: Bridged,
@@ -227,7 +230,7 @@ def _refine_with_far_pairs(
     report: Progress,
     watch: Stopwatch,
 ) -> tuple[FlowProblem, FlowState]:
-    """Solve all frames with all their points, then once more with flow between distant frames."""
+    """Solve all frames with flow between distant frames and matched features."""
     part, place, frames = bridged.part, bridged.part.place(), bridged.part.frames.tolist()
     state, sequence = part.state, {(place[i], place[j]) for i, j in measured.pairs if i < j and {i, j} <= place.keys()}
     if bridged.crossing is not None:
@@ -253,13 +256,21 @@ def _refine_with_far_pairs(
             )
             measured = measured + far
             problem = part.problem(measure.build_problem(store, points, measured))
+    few = _subset(points.shape[1], COARSE_SHARE)
+    some = problem.thinned(few)
+    with watch("features"):
+        matched = feature_rows(
+            store, features, some, bridged.part.frames, lambda done, total: report("Features", done / total, None)
+        )
     with watch("final solve"):
         report("Refining", 0.5, state.c2w)
-        # Neighbouring flow vectors err together: half of them tell the cameras as much as all do.
-        half = _subset(points.shape[1], FINE_SHARE)
-        start = replace(state, inverse_depth=state.inverse_depth[:, half])
+        start = replace(state, inverse_depth=state.inverse_depth[:, few])
+        if matched is not None:
+            placed = retriangulate(matched, start)
+            some = some.with_rows(weighted(matched, placed, some, start))
+            start = replace(start, inverse_depth=torch.cat([start.inverse_depth, placed.inverse_depth]))
         solved = refine_all(
-            problem.thinned(half),
+            some,
             start,
             belief,
             scales=(8.0, 2.0, 0.5) if bridged.revisits else (2.0, 0.5),
@@ -268,7 +279,7 @@ def _refine_with_far_pairs(
             tolerance=3e-4,
         ).state
         depth = state.inverse_depth.clone()
-        depth[:, half] = solved.inverse_depth
+        depth[:, few] = solved.inverse_depth[: len(depth)]
         state = triangulate(problem, replace(solved, inverse_depth=depth), (2 * PIXEL, 0.5 * PIXEL), steps=3)
     return problem, state
 

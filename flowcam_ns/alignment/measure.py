@@ -19,7 +19,7 @@ REACH = 0.22
 """How far (share of the long side) the picture may move between two frames for their flow to be worth computing."""
 LEVELS = (2, 4, 8, 16, 32)
 """Frame distances tried beyond the neighbour, as far as `REACH` allows."""
-WANTED_GAPS = 3
+WANTED_GAPS = 2
 """How many distances each frame gets: where the camera is slow the longer ones replace the shorter."""
 BEST_NOISE, WORST_NOISE, WORTHLESS = 0.12, 1.02, 0.05
 """Standard deviation of flow (px of a 512 px image) at full and at no confidence; below `WORTHLESS` it is not used."""

@@ -60,6 +60,28 @@ class FlowProblem:
         neighbours = torch.where(known, neighbours, sources[:, None])
         return FlowProblem(sources, self.points, neighbours, self.targets, self.confidence * known[..., None])
 
+    def with_rows(self, other: FlowProblem) -> FlowProblem:
+        """The rows of both, with as many slots as either needs; both speak of the same poses, with as many points."""
+        slots = max(self.neighbours.shape[1], other.neighbours.shape[1])
+        a, b = self._with_slots(slots), other._with_slots(slots)
+        return FlowProblem(
+            torch.cat([a.sources, b.sources]),
+            torch.cat([a.points, b.points]),
+            torch.cat([a.neighbours, b.neighbours]),
+            torch.cat([a.targets, b.targets]),
+            torch.cat([a.confidence, b.confidence]),
+        )
+
+    def _with_slots(self, slots: int) -> FlowProblem:
+        rows, have, _, points = self.targets.shape
+        neighbours = self.sources[:, None].expand(rows, slots).clone()
+        neighbours[:, :have] = self.neighbours
+        targets = self.targets.new_zeros(rows, slots, 2, points)
+        targets[:, :have] = self.targets
+        confidence = self.confidence.new_zeros(rows, slots, points)
+        confidence[:, :have] = self.confidence
+        return FlowProblem(self.sources, self.points, neighbours, targets, confidence)
+
     def thinned(self, keep: Int[Tensor, "few"]) -> FlowProblem:
         """The same problem with some of the points of every row."""
         return FlowProblem(

@@ -34,7 +34,7 @@ def refine_all(
     """Robust solve over every pose, depth and the lens; frame 0 of the problem is held.
 
     Args:
-        problem: one row a frame.
+        problem: the measurements.
         state: the start.
         belief: prior on the lens.
         scales: widths of the robust kernel, one after another, px of an image 512 px wide.
@@ -43,13 +43,13 @@ def refine_all(
         tolerance: share of the cost below which a step counts as standing still.
         progress: called with the state after each scale.
     """
-    frames = len(problem.sources)
+    frames, rows = len(state.c2w), len(problem.sources)
     device = problem.sources.device
     solution = Solution(state, float("inf"), 0, 1e-4)
     for number, scale in enumerate(scales):
         lens = torch.tensor(stages[min(number, len(stages) - 1)], device=device)
         lens = torch.zeros_like(lens) if belief.known else lens & (belief.std > 0)
-        free = Free(torch.arange(frames, device=device) > 0, torch.ones(frames, dtype=torch.bool, device=device), lens)
+        free = Free(torch.arange(frames, device=device) > 0, torch.ones(rows, dtype=torch.bool, device=device), lens)
         solution = minimize(
             problem,
             solution.state,

@@ -6,8 +6,10 @@ Arandjelovic and Zisserman (Three things everyone should know to improve object 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cv2
@@ -63,6 +65,29 @@ class Features:
         """Of the frames whose flow a store holds."""
         return cls(store.images, store.masks, store.workers)
 
+    @contextmanager
+    def found_meanwhile(self) -> Iterator[None]:
+        """Find the features of all frames on a thread of its own while the block runs; what it has not got to by the
+        end is found when asked for.
+        """
+        ended = threading.Event()
+
+        def find_all() -> None:
+            with one_opencv_thread():
+                for frame in range(len(self.images)):
+                    if ended.is_set():
+                        return
+                    if frame not in self._found:
+                        self._found[frame] = self._find(frame)
+
+        with ThreadPoolExecutor(1, thread_name_prefix="features") as pool:
+            work = pool.submit(find_all)
+            try:
+                yield
+            finally:
+                ended.set()
+            work.result()
+
     def compute(self, frames: Iterable[int]) -> None:
         """Find the features of several frames, side by side."""
         missing = [frame for frame in dict.fromkeys(frames) if frame not in self._found]
@@ -77,7 +102,21 @@ class Features:
 
     def match(self, i: int, j: int) -> tuple[Int[np.ndarray, "matches"], Int[np.ndarray, "matches"]]:
         """Features of frames i and j that are each other's best match, and much better than the second best."""
-        return match_descriptors(self.of(i).unit(), self.of(j).unit())
+        self.compute([i, j])
+        return match_descriptors(self._found[i].unit(), self._found[j].unit())
+
+    def match_all(
+        self, pairs: Sequence[tuple[int, int]], progress: Callable[[int, int], None] | None = None
+    ) -> list[tuple[Int[np.ndarray, "matches"], Int[np.ndarray, "matches"]]]:
+        """`match` of many pairs, side by side."""
+        self.compute(frame for pair in pairs for frame in pair)
+        done = []
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="features") as pool:
+            for matches in pool.map(lambda pair: self.match(*pair), pairs):
+                done.append(matches)
+                if progress is not None:
+                    progress(len(done), len(pairs))
+        return done
 
     def likeness(self, frames: Sequence[int], others: Sequence[int]) -> Int[np.ndarray, "frames others"]:
         """How many of the strongest features match, for many pairs of frames: quick, for a first choice."""
