@@ -43,7 +43,7 @@ flowcam_method = MethodSpecification(
                 eval_num_rays_per_batch=64**2,
             ),
             model=FlowCamModelConfig(
-                eval_num_rays_per_chunk=2**18 if CUDA else 2**15,
+                eval_num_rays_per_chunk=2**18 if CUDA else 2**17,
                 blend=BlendFieldConfig(width=32, implementation="tcnn") if TCNN else BlendFieldConfig(),
                 network=NetworkStageConfig(every=10),
             ),
@@ -52,7 +52,7 @@ flowcam_method = MethodSpecification(
         optimizers={"fields": adam(1e-3), "network": adam(1e-3, max_norm=1.0)},
         viewer=ViewerConfig(
             websocket_host="127.0.0.1",
-            num_rays_per_chunk=2**18 if CUDA else 2**15,
+            num_rays_per_chunk=2**18 if CUDA else 2**17,
             camera_frustum_scale=0.2,
             default_composite_depth=False,
         ),

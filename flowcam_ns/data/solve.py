@@ -18,7 +18,9 @@ from flowcam_ns.data.network_video import flow_error, paper_alignment
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
 from flowcam_ns.model.checkpoint import read_checkpoint
+from flowcam_ns.model.depth_edges import follow_edges
 from flowcam_ns.model.network_stage import NetworkStage
+from flowcam_ns.model.scene import ContextScene
 from flowcam_ns.video.frames import Frames
 
 if TYPE_CHECKING:
@@ -85,10 +87,34 @@ def reconstruct(
         )
     progress("Dense depth", 0.0, alignment.c2w)
     inverse_depth, confidence = _depths(frames, alignment, store, usable)
+    inverse_depth, confidence = _with_edges(
+        frames, alignment, inverse_depth, confidence, usable, options.device, progress
+    )
     progress("Dense depth", 1.0, alignment.c2w)
     if network is not None:
         alignment = replace(alignment, reprojection_error=flow_error(alignment, inverse_depth, store))
     return Reconstruction(alignment, inverse_depth, confidence)
+
+
+def _with_edges(
+    frames: Frames,
+    alignment: Alignment,
+    inverse_depth: Float[Tensor, "frames h w"],
+    confidence: Float[Tensor, "frames h w"],
+    usable: Bool[Tensor, "frames"],
+    device: str,
+    progress: Progress,
+) -> tuple[Float[Tensor, "frames h w"], Float[Tensor, "frames h w"]]:
+    scene = ContextScene(
+        images=torch.from_numpy(frames.images),
+        c2w=alignment.c2w,
+        camera=alignment.camera,
+        inverse_depth=inverse_depth,
+        confidence=confidence,
+        usable=usable,
+        masks=None if frames.masks is None else torch.from_numpy(frames.masks),
+    )
+    return follow_edges(scene, device, lambda done: progress("Dense depth", 0.5 + 0.5 * done, None))
 
 
 def _depths(

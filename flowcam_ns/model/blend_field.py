@@ -24,8 +24,10 @@ from flowcam_ns.model.scene import ContextScene
 
 LEAST_INVERSE_DEPTH = 1e-6
 """Typical inverse depth of a scene that lies at infinity altogether."""
-RAYS_AT_ONCE = 65536
-"""Rays blended at once where no gradients are kept; bounds the memory of a large view."""
+RAYS_AT_ONCE = {"cpu": 8192}
+"""Rays blended at once where no gradients are kept, by device: so few that a processor's cache holds them."""
+MOST_RAYS_AT_ONCE = 65536
+"""The same on other devices; bounds the memory of a large view."""
 COARSEST_STRIDE = 4
 """At most so many px of the depth maps are skipped for small views, which shall follow a turning camera."""
 KEPT_GUIDES = 256
@@ -169,7 +171,9 @@ class BlendField(nn.Module):
                 guide = self.guide_for(origin, rays, axis, exclude)
         chosen, prior = self.contexts_of(origin, axis, self.config.contexts, exclude)
         images = self._pictures(chosen, directions)
-        pieces = [rays] if torch.is_grad_enabled() else rays.split(RAYS_AT_ONCE)
+        pieces = (
+            [rays] if torch.is_grad_enabled() else rays.split(RAYS_AT_ONCE.get(rays.device.type, MOST_RAYS_AT_ONCE))
+        )
         blend = RayBlend.joined([self._blend(origin, piece, guide, chosen, prior, images) for piece in pieces])
         rgb = (blend.weights[..., None] * blend.candidates).sum(0)
         if self.refiner is not None and len(shape) == 2 and min(shape) > 1:
