@@ -27,7 +27,7 @@ from flowcam_ns.alignment.bootstrap import INDEPENDENT, PIXEL
 from flowcam_ns.alignment.chunks import over_chunks
 from flowcam_ns.alignment.groups import Group, quarters_of, solve, strength
 from flowcam_ns.alignment.lens import LENS_SIZE
-from flowcam_ns.alignment.linearize import residuals
+from flowcam_ns.alignment.linearize import DEPTH, RESIDUAL, linearize, residuals
 from flowcam_ns.alignment.normal_equations import TINY
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.alignment.robust import robust_cost
@@ -58,7 +58,6 @@ class Uncertainty:
     rotation: Float[Tensor, "frames"]
     """Radians."""
     position: Float[Tensor, "frames"]
-    inverse_depth: Float[Tensor, "frames points"]
     lens: Float[Tensor, "lens"]
     """Of the logarithm of the focal length, the principal point and the distortion, as `lens.py` has them."""
 
@@ -71,13 +70,13 @@ class Uncertainty:
 def marginal_uncertainty(
     problem: FlowProblem, state: FlowState, lens_std: Float[Tensor, "lens"] | None = None
 ) -> Uncertainty:
-    """Marginal standard deviations of poses, depths (poses held) and the lens.
+    """Marginal standard deviations of poses and lens.
 
     The free choice of world frame and scale (the gauge) is taken out: a position's deviation is what remains after a
     Sim(3) fit of the centres, a rotation's what remains after one rotation of the world.
 
     Args:
-        problem: the measurements, one row a frame; a point has about the same place in every frame.
+        problem: the measurements, any number of rows a frame; a point has about the same place in every row.
         state: the solution.
         lens_std: what was believed of the lens beforehand.
     """
@@ -95,7 +94,6 @@ def marginal_uncertainty(
     return Uncertainty(
         rotation=by_orientations[:, 3:].square().sum((1, 2)).sqrt(),
         position=by_centres[:, :3].square().sum((1, 2)).sqrt(),
-        inverse_depth=_depth_deviation(quarters, fit.noise, state),
         lens=lens.sqrt(),
     )
 
@@ -197,10 +195,14 @@ def _after_fit(
     return (influence - gauge @ fit)[:-LENS_SIZE].reshape(-1, 6, influence.shape[1])
 
 
-def _depth_deviation(quarters: list[Group], noise: float, state: FlowState) -> Float[Tensor, "frames points"]:
-    """Of every inverse depth, poses held; infinite where no flow tells it."""
-    information = torch.zeros_like(state.inverse_depth, dtype=torch.float64)
-    for quarter in quarters:
-        information[:, quarter.points] = quarter.depth
-    deviation = (noise / DEPTH_SHARE / information.clamp(min=TINY)).sqrt()
-    return torch.where(information > TINY, deviation, torch.inf)
+def depth_deviation(problem: FlowProblem, state: FlowState) -> Float[Tensor, "rows points"]:
+    """Standard deviation of every inverse depth, poses held; infinite where no flow tells it."""
+
+    def information(chunk: FlowProblem, part: FlowState) -> Float[Tensor, "rows points"]:
+        derivatives, valid = linearize(chunk, part, with_lens=False)
+        _, weights = robust_cost(chunk.confidence, derivatives[:, :, RESIDUAL], valid, KERNEL)
+        return (weights.double() * derivatives[:, :, DEPTH].double().square().sum(2)).sum(1)
+
+    known = torch.cat(over_chunks(problem, state, information))
+    deviation = (_goodness(problem, state).noise / DEPTH_SHARE / known.clamp(min=TINY)).sqrt()
+    return torch.where(known > TINY, deviation, torch.inf)

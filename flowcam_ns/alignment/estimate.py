@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,25 +12,24 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from flowcam_ns.alignment import measure
-from flowcam_ns.alignment.bootstrap import FOCAL_SPREAD, PIXEL, TYPICAL_FOCAL, LensBelief
+from flowcam_ns.alignment.bootstrap import FOCAL_SPREAD, TYPICAL_FOCAL, LensBelief
 from flowcam_ns.alignment.bridge import Bridged, Video, bridge
 from flowcam_ns.alignment.chunks import single_torch_thread
-from flowcam_ns.alignment.depths import triangulate
-from flowcam_ns.alignment.far_pairs import FlowPrediction, choose_far_pairs, measure_far_pairs
-from flowcam_ns.alignment.feature_rows import feature_rows, weighted
+from flowcam_ns.alignment.final_solve import solve_finally
 from flowcam_ns.alignment.given_start import segment_from_poses
 from flowcam_ns.alignment.grow import Segment
 from flowcam_ns.alignment.handover import make_alignment
 from flowcam_ns.alignment.lens import lens_from_camera
-from flowcam_ns.alignment.measure import Measurements
+from flowcam_ns.alignment.measure import Measurements, few_points
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.parallax import fit_rotation, only_turns
 from flowcam_ns.alignment.part import Part
-from flowcam_ns.alignment.problem import FlowProblem, FlowState
-from flowcam_ns.alignment.refine import ALL_OF_LENS, refine_all, retriangulate
+from flowcam_ns.alignment.problem import Solved
+from flowcam_ns.alignment.refine import refine_all
 from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.alignment.revisits import without_drift
 from flowcam_ns.alignment.segments import solve_segments, unposed_reasons
+from flowcam_ns.alignment.watch import Progress, Stopwatch
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.flow.cache import FlowCache
 from flowcam_ns.flow.estimator import make_estimator
@@ -44,15 +40,8 @@ from flowcam_ns.video.frames import Frames
 from flowcam_ns.video.load import load_frames
 from flowcam_ns.video.options import MIN_FRAMES
 
-Progress = Callable[[str, float, "Tensor | None"], None]
-"""Called with the stage's name, the share of it that is done, and the poses so far (OpenCV c2w), if there are any."""
-
 STILL = 0.0015
 """A video whose picture moves less than this share of its long side between any two frames shows a still camera."""
-COARSE_SHARE = 4
-"""Neighbouring flow vectors err together: one of so many points tells the cameras as much as all do ..."""
-MIN_POINTS = 64
-"""... but not fewer points than these."""
 EXIF_SPREAD = 0.05
 """Standard deviation of the logarithm of a focal length that EXIF tells."""
 PRINCIPAL_POINT_SPREAD, DISTORTION_SPREAD, TANGENTIAL_SPREAD = 0.005, 0.1, 0.0005
@@ -118,7 +107,7 @@ def _estimate(
     features = Features.of_store(store)
     with watch("solve"), features.found_meanwhile():
         problem = measure.build_problem(store, points, measured)
-        coarse = problem.thinned(_subset(points.shape[1], COARSE_SHARE))
+        coarse = problem.thinned(few_points(points.shape[1]))
         given = None if start is None else segment_from_poses(coarse, start, belief)
         segments = [given] if given is not None else solve_segments(coarse, motion, support, belief, report_part)
         if not segments:
@@ -135,12 +124,12 @@ def _estimate(
         turning = fit_rotation(part, main.state, belief)
     if only_turns(part, main.state, turning):
         warnings.append(ONLY_TURNS)
-        bridged, fine_problem, fine = Bridged(main), part, turning
+        bridged, solved = Bridged(main), Solved(part, turning, part, turning)
     else:
-        few = points[:, _subset(points.shape[1], COARSE_SHARE)]
-        bridged = _tie(Video(store, features, coarse, few, points), main, others, motion, watch)
-        fine_problem, fine = _refine_with_far_pairs(store, features, points, measured, bridged, belief, report, watch)
-    report("Refining", 1.0, fine.c2w)
+        video = Video(store, features, coarse, points[:, few_points(points.shape[1])], points)
+        bridged = _tie(video, main, others, motion, watch)
+        solved = solve_finally(video, bridged, measured, belief, report, watch)
+    report("Refining", 1.0, solved.state.c2w)
     reasons = unposed_reasons(segments, bridged.part.frames.tolist(), len(frames), bridged.why_not)
     if reasons:
         warnings.append(f"{len(reasons)} of {len(frames)} {NOT_POSED}")
@@ -148,8 +137,7 @@ def _estimate(
         frames,
         points,
         bridged.part.frames,
-        fine_problem,
-        fine,
+        solved,
         lens_std=belief.std,
         reasons=reasons,
         warnings=warnings,
@@ -220,76 +208,6 @@ def _measure(
     return points, measured, motion, support
 
 
-def _refine_with_far_pairs(
-    store: FlowStore,
-    features: Features,
-    points: Float32[np.ndarray, "frames points 2"],
-    measured: Measurements,
-    bridged: Bridged,
-    belief: LensBelief,
-    report: Progress,
-    watch: Stopwatch,
-) -> tuple[FlowProblem, FlowState]:
-    """Solve all frames with flow between distant frames and matched features."""
-    part, place, frames = bridged.part, bridged.part.place(), bridged.part.frames.tolist()
-    state, sequence = part.state, {(place[i], place[j]) for i, j in measured.pairs if i < j and {i, j} <= place.keys()}
-    if bridged.crossing is not None:
-        measured = measured + bridged.crossing
-    problem = part.problem(measure.build_problem(store, points, measured))
-    with watch("solve"):
-        few = problem.thinned(_subset(points.shape[1], COARSE_SHARE))
-        if bridged.crossing is not None:
-            # What features tied roughly now finds its exact place and scale.
-            state = refine_all(few, state, belief, scales=(16.0, 4.0, 1.0), iterations=10).state
-        known = {(place[i], place[j]) for i, j in measured.pairs if {i, j} <= place.keys()}
-        pairs = [pair for pair in choose_far_pairs(few, state, sequence) if pair not in known]
-        state = retriangulate(problem, state)
-    with watch("far pairs"):
-        if pairs:
-            predict = FlowPrediction(store, points[frames], frames, state)
-            far = measure_far_pairs(
-                store,
-                points,
-                predict,
-                [(frames[i], frames[j]) for i, j in pairs],
-                lambda done, total: report("Far pairs", done / total, None),
-            )
-            measured = measured + far
-            problem = part.problem(measure.build_problem(store, points, measured))
-    few = _subset(points.shape[1], COARSE_SHARE)
-    some = problem.thinned(few)
-    with watch("features"):
-        matched = feature_rows(
-            store, features, some, bridged.part.frames, lambda done, total: report("Features", done / total, None)
-        )
-    with watch("final solve"):
-        report("Refining", 0.5, state.c2w)
-        start = replace(state, inverse_depth=state.inverse_depth[:, few])
-        if matched is not None:
-            placed = retriangulate(matched, start)
-            some = some.with_rows(weighted(matched, placed, some, start))
-            start = replace(start, inverse_depth=torch.cat([start.inverse_depth, placed.inverse_depth]))
-        solved = refine_all(
-            some,
-            start,
-            belief,
-            scales=(8.0, 2.0, 0.5) if bridged.revisits else (2.0, 0.5),
-            iterations=10,
-            stages=(ALL_OF_LENS,),
-            tolerance=3e-4,
-        ).state
-        depth = state.inverse_depth.clone()
-        depth[:, few] = solved.inverse_depth[: len(depth)]
-        state = triangulate(problem, replace(solved, inverse_depth=depth), (2 * PIXEL, 0.5 * PIXEL), steps=3)
-    return problem, state
-
-
-def _subset(points: int, share: int) -> Tensor:
-    """Indices of one in `share` points, spread at random but the same each time."""
-    kept = max(points // share, min(points, MIN_POINTS))
-    return torch.randperm(points, generator=torch.Generator().manual_seed(0))[:kept].sort().values
-
-
 def _largest_motion(store: FlowStore, points: Float[np.ndarray, "frames points 2"]) -> float:
     """Median motion (share of the long side) between the first frame and a few others, at its largest."""
     last = len(store) - 1
@@ -301,19 +219,3 @@ def _largest_motion(store: FlowStore, points: Float[np.ndarray, "frames points 2
         for row, good in zip(length, confidence > measure.GOOD, strict=True)
     ]
     return float(max(moved))
-
-
-class Stopwatch:
-    """Wall-clock of named stages."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to `stage`."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started

@@ -34,12 +34,9 @@ Matrix = Tensor | scipy.sparse.csc_matrix
 class Group:
     """Some points of all frames and what they say about the cameras, depths eliminated."""
 
-    points: Int[Tensor, "some"]
     matrix: Matrix
     pulls: Float[Tensor, "unknowns runs"]
     """Gradient of the cost, the share of each run of frames by itself."""
-    depth: Float[Tensor, "rows some"]
-    """Information about each inverse depth."""
 
     @classmethod
     def of(cls, problem: FlowProblem, state: FlowState, points: Int[Tensor, "some"], kernel: float, run: int) -> Group:
@@ -47,11 +44,12 @@ class Group:
         few = replace(state, inverse_depth=state.inverse_depth[:, points])
         equations, _ = normal_equations.build(problem.thinned(points), few, kernel)
         local, pull = normal_equations.without_depths(equations)
+        count = -(-len(state.c2w) // run)
         runs = [
             pull.new_zeros(equations.size).index_add_(0, equations.columns[rows].flatten(), pull[rows].flatten())
-            for rows in torch.arange(len(pull), device=pull.device).split(run)
+            for rows in (torch.nonzero(problem.sources // run == number)[:, 0] for number in range(count))
         ]
-        return cls(points, _assembled(local, equations), torch.stack(runs, dim=1), equations.depth)
+        return cls(_assembled(local, equations), torch.stack(runs, dim=1))
 
 
 def _assembled(local: Float[Tensor, "rows local local"], equations: normal_equations.NormalEquations) -> Matrix:

@@ -8,10 +8,10 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from flowcam_ns.alignment.bootstrap import in_front
-from flowcam_ns.alignment.covariance import marginal_uncertainty
+from flowcam_ns.alignment.covariance import depth_deviation, marginal_uncertainty
 from flowcam_ns.alignment.grow import TRUSTED
 from flowcam_ns.alignment.lens import camera_from_lens, rays
-from flowcam_ns.alignment.problem import FlowProblem, FlowState
+from flowcam_ns.alignment.problem import FlowProblem, FlowState, Solved
 from flowcam_ns.alignment.refine import median_error
 from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.geometry import se3
@@ -23,8 +23,7 @@ def make_alignment(
     frames: Frames,
     points: Float32[np.ndarray, "frames points 2"],
     posed_frames: Int[Tensor, "posed"],
-    problem: FlowProblem,
-    state: FlowState,
+    solved: Solved,
     *,
     reasons: dict[int, str],
     warnings: list[str],
@@ -37,17 +36,16 @@ def make_alignment(
         frames: all selected frames.
         points: every frame's points, px.
         posed_frames: the frames that were solved, ascending.
-        problem: their measurements, one row a frame; its points are all of `points`, or (camera that only turns) fewer.
-        state: the solution.
+        solved: their solution; its points are all of `points`, or (camera that only turns) fewer.
         reasons: why the other frames have no pose.
         warnings: what the user should know.
         seconds: wall-clock of the stages.
         lens_std: what was believed of the lens beforehand.
     """
-    state = in_front(state)
+    problem, state = solved.problem, in_front(solved.state)
     posed = torch.zeros(len(frames), dtype=torch.bool)
     posed[posed_frames] = True
-    uncertainty = marginal_uncertainty(problem, state, lens_std)
+    uncertainty = marginal_uncertainty(solved.cameras, in_front(solved.cameras_state), lens_std)
     visible = (problem.confidence > TRUSTED).any(1) & (state.inverse_depth > 0)
     world = normalize_world(state.c2w, points_in_world(problem, state)[visible])
     scale = float(world.scale)
@@ -57,7 +55,7 @@ def make_alignment(
     depth_std = torch.full(points.shape[:2], torch.inf, dtype=torch.float32)
     if kept:
         depth[posed] = (state.inverse_depth / scale).float()
-        depth_std[posed] = (uncertainty.inverse_depth / scale).float()
+        depth_std[posed] = (depth_deviation(problem, state) / scale).float()
     longer_side = max(frames.width, frames.height)
     camera = camera_from_lens(state.lens, frames.width, frames.height)
     rest_of_lens = uncertainty.lens[1:] * uncertainty.lens.new_tensor([longer_side, longer_side, 1, 1, 1, 1])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 
 from flowcam_ns.alignment.lens import centred_pixels
 from flowcam_ns.alignment.problem import FlowProblem
@@ -25,6 +25,9 @@ BEST_NOISE, WORST_NOISE, WORTHLESS = 0.12, 1.02, 0.05
 """Standard deviation of flow (px of a 512 px image) at full and at no confidence; below `WORTHLESS` it is not used."""
 AT_ONCE = 128
 """Pairs whose dense flow is in memory together."""
+COARSE_SHARE, MIN_POINTS = 4, 64
+"""Neighbouring flow vectors err together: one of so many points tells the cameras as much as all do, but not fewer
+points than these."""
 GOOD = 0.3
 """Confidence from which a flow vector counts as measured."""
 
@@ -134,6 +137,12 @@ def build_problem(
         targets=centred_points(targets, store, dtype),
         confidence=torch.as_tensor(weights).to(dtype),
     )
+
+
+def few_points(points: int) -> Int[torch.Tensor, "few"]:
+    """Indices of the points from which cameras are solved, spread at random but the same each time."""
+    kept = max(points // COARSE_SHARE, min(points, MIN_POINTS))
+    return torch.randperm(points, generator=torch.Generator().manual_seed(0))[:kept].sort().values
 
 
 def centred_points(pixels: np.ndarray, store: FlowStore, dtype: torch.dtype) -> torch.Tensor:

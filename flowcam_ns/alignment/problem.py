@@ -109,3 +109,17 @@ class Free:
     poses: Bool[Tensor, "frames"]
     depths: Bool[Tensor, "rows"]
     lens: Bool[Tensor, "lens"]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A solution, and what it was solved from."""
+
+    problem: FlowProblem
+    """The flow at all points, one row a frame."""
+    state: FlowState
+    """Poses, lens and the depths of those points."""
+    cameras: FlowProblem
+    """The measurements that poses and lens were solved from: flow at few points, and features."""
+    cameras_state: FlowState
+    """Poses, lens and the depths of those."""

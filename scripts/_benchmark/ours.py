@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from _benchmark.estimate import Estimate
-from flowcam_ns.alignment.estimate import Progress, estimate_poses
+from flowcam_ns.alignment.estimate import estimate_poses
+from flowcam_ns.alignment.watch import Progress
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.video.load import load_frames
 from flowcam_ns.video.options import FrameOptions

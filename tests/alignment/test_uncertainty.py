@@ -10,7 +10,7 @@ import torch
 
 from flowcam_ns.alignment import normal_equations
 from flowcam_ns.alignment.bootstrap import PIXEL
-from flowcam_ns.alignment.covariance import REPRODUCIBLE, Uncertainty, marginal_uncertainty
+from flowcam_ns.alignment.covariance import REPRODUCIBLE, Uncertainty, depth_deviation, marginal_uncertainty
 from flowcam_ns.alignment.groups import quarters_of
 from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
@@ -32,8 +32,9 @@ def test_deviations_grow_with_the_noise_of_flow(exact_problem: MakeProblem) -> N
         ratio = (getattr(noisy, name) / getattr(quiet, name)).median()
         assert float(ratio) == pytest.approx(3, rel=0.3)
     assert from_flow(noisy) / from_flow(quiet) == pytest.approx(3, rel=0.3)
-    seen = torch.isfinite(quiet.inverse_depth)
-    assert (noisy.inverse_depth[seen] > quiet.inverse_depth[seen]).float().mean() > 0.9
+    depths = [depth_deviation(*exact_problem(noise=noise)) for noise in (FEW_PX, 3 * FEW_PX)]
+    seen = torch.isfinite(depths[0])
+    assert (depths[1][seen] > depths[0][seen]).float().mean() > 0.9
 
 
 def test_a_frame_with_little_flow_is_less_certain_for_it(exact_problem: MakeProblem) -> None:
@@ -135,7 +136,7 @@ def test_a_known_lens_is_certain_and_makes_poses_more_certain(exact_problem: Mak
 def test_a_point_without_flow_has_no_depth(exact_problem: MakeProblem) -> None:
     problem, state = exact_problem(noise=FEW_PX)
     problem.confidence[2, :, 7] = 0
-    deviation = marginal_uncertainty(problem, state).inverse_depth
+    deviation = depth_deviation(problem, state)
     assert torch.isinf(deviation[2, 7])
     assert torch.isfinite(deviation[2]).sum() > 40
 
@@ -180,3 +181,13 @@ def test_a_frame_that_shows_something_in_one_quarter_alone_is_uncertain_and_spoi
     # What the fit of the world makes of it is all that the others get.
     assert (after[others] < 0.2 * after[5]).all()
     assert after[5] < 0.2
+
+
+def test_more_rows_of_a_frame_count_as_more_measurements(exact_problem: MakeProblem) -> None:
+    problem, state = exact_problem(points=100, noise=FEW_PX)
+    both = problem.with_rows(problem)
+    twice = replace(state, inverse_depth=torch.cat([state.inverse_depth, state.inverse_depth]))
+    one, two = marginal_uncertainty(problem, state), marginal_uncertainty(both, twice)
+    # The same errors again are no news, and they lie in the same quarters and runs.
+    assert torch.allclose(two.rotation, one.rotation, rtol=1e-3)
+    assert torch.allclose(two.position, one.position, rtol=1e-3)

@@ -34,6 +34,37 @@ def test_matches_tell_the_shift_between_two_views(shifted: np.ndarray) -> None:
     assert (np.linalg.norm(moved - SHIFT, axis=1) < 1).mean() > 0.95
 
 
+def test_what_is_found_meanwhile_is_what_is_found_when_asked_for(shifted: np.ndarray) -> None:
+    meanwhile, asked = Features(shifted), Features(shifted)
+    with meanwhile.found_meanwhile():
+        early = meanwhile.of(1)
+    for frame in (0, 1):
+        assert np.array_equal(meanwhile.of(frame).points, asked.of(frame).points)
+        assert np.array_equal(meanwhile.of(frame).descriptors, asked.of(frame).descriptors)
+    assert np.array_equal(early.points, asked.of(1).points)
+
+
+def test_an_error_in_the_meantime_ends_the_search_and_comes_through(
+    shifted: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = Features(np.repeat(shifted, 200, axis=0))
+    with pytest.raises(KeyboardInterrupt), features.found_meanwhile():
+        raise KeyboardInterrupt
+    searched = []
+    monkeypatch.setattr(features, "_find", lambda frame: searched.append(frame))
+    features.compute(range(400))
+    assert len(searched) > 300
+
+
+def test_matching_many_pairs_is_matching_each(shifted: np.ndarray) -> None:
+    features, told = Features(shifted), []
+    pairs = [(0, 1), (1, 0), (0, 0)]
+    together = features.match_all(pairs, lambda done, total: told.append((done, total)))
+    for pair, found in zip(pairs, together, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(found, features.match(*pair), strict=True))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_points_are_in_px_of_the_frames_whatever_size_is_searched(
     shifted: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
