@@ -30,7 +30,7 @@ MAX_ZOOM = 1.6
 """Largest change of a point's distance between two frames that are compared: flow does not match scales."""
 LEVEL_RATIO = 1.5
 """Each frame is paired over distances that grow by this factor."""
-EVERY = 2
+EVERY = 3
 """One of so many frames is paired."""
 MIN_SUPPORT = 0.08
 """Share of a pair's points that must have trustworthy flow for the pair to count."""
