@@ -22,7 +22,7 @@ from flowcam_ns.alignment.refine import median_error
 from flowcam_ns.flow.features import Features
 from flowcam_ns.flow.store import FlowStore
 
-GAPS = (1, 2, 4, 8, 16, 32)
+GAPS = (1, 3, 8, 16, 32)
 """Frame distances over which features are matched."""
 WEIGHT, MAX_WEIGHT = 2.5, 2.5
 """Weight of a matched feature where its error is as large as that of a flow vector, relative to one of full confidence,
