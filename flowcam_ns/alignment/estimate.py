@@ -107,7 +107,8 @@ def _estimate(
     features = Features.of_store(store)
     with watch("solve"), features.found_meanwhile():
         problem = measure.build_problem(store, points, measured)
-        coarse = problem.thinned(few_points(points.shape[1]))
+        few = few_points(points.shape[1])
+        coarse = problem.thinned(few)
         given = None if start is None else segment_from_poses(coarse, start, belief)
         segments = [given] if given is not None else solve_segments(coarse, motion, support, belief, report_part)
         if not segments:
@@ -126,7 +127,7 @@ def _estimate(
         warnings.append(ONLY_TURNS)
         bridged, solved = Bridged(main), Solved(part, turning, part, turning)
     else:
-        video = Video(store, features, coarse, points[:, few_points(points.shape[1])], points)
+        video = Video(store, features, coarse, points[:, few], points)
         bridged = _tie(video, main, others, motion, watch)
         solved = solve_finally(video, bridged, measured, belief, report, watch)
     report("Refining", 1.0, solved.state.c2w)
