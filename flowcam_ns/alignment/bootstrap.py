@@ -19,7 +19,7 @@ WINDOW = 8
 """Frames of the first window."""
 FOCAL_STARTS = (0.6, 0.85, 1.2)
 """Focal lengths tried, in long sides of the image: wide phones and action cameras to mild telephoto."""
-TYPICAL_FOCAL, FOCAL_SPREAD = 0.75, 1.0
+TYPICAL_FOCAL, FOCAL_SPREAD = 0.75, 0.4
 """What is believed of a video's focal length (long sides; standard deviation of its logarithm) before seeing it."""
 PIXEL = 1 / 512
 """The unit in which flow noise is thought of: one px of an image 512 px wide."""
@@ -30,8 +30,9 @@ POSE_KERNELS = ((64 * PIXEL, 6), (16 * PIXEL, 8))
 """The same for the poses alone, before a relief that is roughly known."""
 START_DAMPING = 1.0
 """The flat start is far from any solution: its first steps must be small."""
-INDEPENDENT = 1000
-"""How many independent measurements of the lens a video's flow amounts to, against the prior."""
+INDEPENDENT = 4000
+"""How many independent measurements of the lens a video's flow and features amount to, against the prior."""
+PRINCIPAL_POINT = slice(1, 3)
 LENS_FREE = torch.tensor([True, False, False, False, False, False, False])
 
 
@@ -49,13 +50,19 @@ class LensBelief:
         """A lens that is given and held."""
         return cls(lens, torch.full_like(lens, 1e-6), known=True)
 
-    def prior(self, cost: float) -> Prior:
-        """The prior in the units of a robust cost that stands at `cost`.
+    def prior(self, cost: float, lens: Float[Tensor, "lens"]) -> Prior:
+        """The prior in the units of a robust cost that stands at `cost`, for a solve that starts from `lens`.
 
         The whole video is credited with as much evidence as `INDEPENDENT` measurements: flow vectors err together
         (rolling shutter, smoothed flow, moving shadows), and more of them do not average that away.
+
+        Most lenses look through the middle of their pictures, and pictures that were cut out of larger ones do not at
+        all: the belief in the principal point has heavy tails. It is a Gaussian that grows with the distance already
+        found where that is more than twice its width (iteratively reweighted from solve to solve).
         """
-        return Prior(self.mean, 2 * cost / INDEPENDENT / self.std**2)
+        std = self.std.clone()
+        std[PRINCIPAL_POINT] = torch.maximum(std, (lens - self.mean).abs() / 2)[PRINCIPAL_POINT]
+        return Prior(self.mean, 2 * cost / INDEPENDENT / (self.std if self.known else std) ** 2)
 
 
 def solve_first_window(problem: FlowProblem, belief: LensBelief) -> Solution:
@@ -122,7 +129,7 @@ def _best_relief(problem: FlowProblem, lens: Float[Tensor, "lens"], held: Free) 
 def _settle(problem: FlowProblem, found: Solution, free: Free, belief: LensBelief) -> Solution:
     """The focal length joins in, under narrower kernels."""
     for scale, iterations in ((4 * PIXEL, 20), (2 * PIXEL, 15)):
-        prior = belief.prior(robust_cost_at(problem, found.state, scale))
+        prior = belief.prior(robust_cost_at(problem, found.state, scale), found.state.lens)
         found = minimize(
             problem, found.state, free, scale=scale, prior=prior, iterations=iterations, damping=found.damping
         )

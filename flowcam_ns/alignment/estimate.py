@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,10 @@ from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.alignment.revisits import without_drift
 from flowcam_ns.alignment.segments import solve_segments, unposed_reasons
 from flowcam_ns.alignment.watch import Progress, Stopwatch
+from flowcam_ns.alignment.window import window_problem
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.flow.cache import FlowCache
 from flowcam_ns.flow.estimator import make_estimator
-from flowcam_ns.flow.features import Features
 from flowcam_ns.flow.store import FlowStore
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.video.frames import Frames
@@ -104,13 +105,16 @@ def _estimate(
     belief = lens_belief(frames, camera or frames.camera, options)
     with watch("flow"):
         points, measured, motion, support = _measure(frames, store, options, report)
-    features = Features.of_store(store)
+    features = store.features
     with watch("solve"), features.found_meanwhile():
         problem = measure.build_problem(store, points, measured)
-        few = few_points(points.shape[1])
+        few = few_points(points.shape[1], len(frames))
         coarse = problem.thinned(few)
         given = None if start is None else segment_from_poses(coarse, start, belief)
-        segments = [given] if given is not None else solve_segments(coarse, motion, support, belief, report_part)
+        window = partial(window_problem, store, points, few, motion)
+        segments = (
+            [given] if given is not None else solve_segments(coarse, motion, support, belief, report_part, window)
+        )
         if not segments:
             raise FlowCamError(
                 f"{frames.name}: fewer than three neighbouring frames share trustworthy flow; is the video sharp and "

@@ -43,7 +43,7 @@ def solve_finally(
         measured = measured + bridged.crossing
     with watch("solve"):
         problem = part.problem(measure.build_problem(video.store, video.points, measured))
-        few = few_points(video.points.shape[1])
+        few = few_points(video.points.shape[1], len(video.points))
         state = part.state
         if bridged.crossing is not None:
             # What features tied roughly now finds its exact place and scale.

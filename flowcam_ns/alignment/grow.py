@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flowcam_ns.alignment.bootstrap import PIXEL
 from flowcam_ns.alignment.depths import triangulate
-from flowcam_ns.alignment.lens import LENS_SIZE
+from flowcam_ns.alignment.frame_pose import Sightings, explained, pose_from_two_views, refine_pose, sampled_pose
+from flowcam_ns.alignment.lens import LENS_SIZE, rays
 from flowcam_ns.alignment.levenberg import Prior, minimize
-from flowcam_ns.alignment.linearize import residuals
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.geometry import se3
 
@@ -29,6 +29,10 @@ TRUSTED = 0.02
 """Weight from which flow counts as trustworthy: confidence 0.25."""
 REACH = 32
 """Frames on either side that may share flow with a new one."""
+RESECTION_KERNELS = ((24 * PIXEL, 5), (4 * PIXEL, 6))
+"""Robust kernels under which it is posed, and their most steps."""
+SAMPLE_TOLERANCE = 6 * PIXEL
+"""Within this a point agrees with a pose made from a sample of others."""
 INLIER = 3 * PIXEL
 PLENTY = 0.8
 """With this share explained, the pose needs no second start."""
@@ -79,7 +83,7 @@ def grow(
 def _extend(problem: FlowProblem, segment: Segment, new: int, prior: Prior) -> bool:
     """Pose frame `new` next to the segment and re-solve its neighbourhood; False where that cannot be done."""
     start, stop = min(segment.start, new), max(segment.stop, new + 1)
-    pose = _resect(problem, segment, new, prior)
+    pose = _resect(problem, segment, new)
     if pose is None:
         return False
     state = segment.state
@@ -94,37 +98,75 @@ def _extend(problem: FlowProblem, segment: Segment, new: int, prior: Prior) -> b
     return True
 
 
-def _resect(problem: FlowProblem, segment: Segment, new: int, prior: Prior) -> Float[Tensor, "4 4"] | None:
-    """The new frame's pose from the flow that known points have into it; the best of two starts."""
+def _resect(problem: FlowProblem, segment: Segment, new: int) -> Float[Tensor, "4 4"] | None:
+    """The new frame's pose from the flow that known points have into it; the best of a few starts."""
     rows, slots = _leading_to(problem, segment, new)
     if len(rows) == 0:
         return None
-    known = problem.rows(rows, slots[:, None]).renumbered(torch.cat([rows, rows.new_tensor([new])]))
-    support = float((known.confidence > TRUSTED).to(known.points.dtype).mean((1, 2)).max())
+    confidence = problem.confidence[rows, slots]
+    support = float((confidence > TRUSTED).to(confidence).mean(-1).max())
     if support < MIN_SUPPORT:
         return None
-    state = segment.state
+    known = _depth_known(problem, segment, rows)
+    seen = _sightings(problem, segment.state, rows, slots, known)
+    lens = segment.state.lens
+    w2c = se3.inverse(segment.state.c2w)
     side = 1 if new >= segment.stop else -1
-    last, before = state.c2w[new - side], state.c2w[new - 2 * side]
-    free = Free(
-        torch.arange(len(rows) + 1, device=rows.device) == len(rows),
-        torch.zeros(len(rows), dtype=torch.bool, device=rows.device),
-        _no_lens(rows),
+    last, before = w2c[new - side], w2c[new - 2 * side]
+    starts = (
+        lambda: last @ se3.inverse(before) @ last,  # as fast as up to now
+        lambda: sampled_pose(seen, lens, SAMPLE_TOLERANCE),
+        lambda: last,
     )
     best, best_share = None, MIN_INLIERS
-    for start in (last @ se3.inverse(before) @ last, last):
-        c2w = torch.cat([state.c2w[rows], se3.orthonormalized(start)[None]])
-        trial = FlowState(c2w, state.inverse_depth[rows], state.lens)
-        for scale, steps in ((24 * PIXEL, 5), (4 * PIXEL, 6)):
-            trial = minimize(known, trial, free, scale=scale, prior=prior, iterations=steps, tolerance=1e-2).state
-        error, valid = residuals(known, trial)
-        explained = ((error.norm(dim=-2) < INLIER) & valid) * known.confidence
-        share = float(explained.sum() / known.confidence.sum())
+    for make_start in starts:
+        start = make_start()
+        if start is None:
+            continue
+        pose = refine_pose(seen, lens, se3.orthonormalized(start), RESECTION_KERNELS)
+        share = explained(seen, lens, pose, INLIER)
         if share >= best_share:
-            best, best_share = trial, share
+            best, best_share = pose, share
         if share > PLENTY:
             break
-    return None if best is None or support * best_share < MIN_EXPLAINED else best.c2w[-1]
+    if best is None or support * best_share < MIN_EXPLAINED:
+        best = pose_from_two_views(
+            problem.points[rows[0]],
+            problem.targets[rows[0], slots[0]],
+            confidence[0] > TRUSTED,
+            known[0],
+            segment.state.inverse_depth[rows[0]],
+            lens,
+            w2c[rows[0]],
+        )
+    return None if best is None else se3.inverse(best)
+
+
+def _depth_known(problem: FlowProblem, segment: Segment, rows: Int[Tensor, "few"]) -> Bool[Tensor, "few points"]:
+    """Which points of some rows have trustworthy flow to a posed frame, and so a depth."""
+    others = problem.neighbours[rows]
+    posed = (others >= segment.start) & (others < segment.stop) & (others != rows[:, None])
+    return ((problem.confidence[rows] > TRUSTED) & posed[..., None]).any(1)
+
+
+def _sightings(
+    problem: FlowProblem,
+    state: FlowState,
+    rows: Int[Tensor, "few"],
+    slots: Int[Tensor, "few"],
+    known: Bool[Tensor, "few points"],
+) -> Sightings:
+    """What the flow from known frames says of where the new one sees those of their points that have a depth."""
+    ray = rays(problem.points[rows].double(), state.lens)
+    at_unit_depth = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=1)
+    depth = state.inverse_depth[rows][:, None]
+    c2w = state.c2w[rows]
+    world = c2w[:, :3, :3] @ at_unit_depth + c2w[:, :3, 3:] * depth
+    points = torch.cat([world, depth], dim=1).transpose(1, 2).flatten(0, 1)
+    pixels = problem.targets[rows, slots].double().transpose(1, 2).flatten(0, 1)
+    weight = (problem.confidence[rows, slots].double() * known).flatten()
+    kept = weight > 0
+    return Sightings(points[kept], pixels[kept], weight[kept])
 
 
 def _leading_to(problem: FlowProblem, segment: Segment, new: int) -> tuple[Int[Tensor, "few"], Int[Tensor, "few"]]:

@@ -25,9 +25,9 @@ BEST_NOISE, WORST_NOISE, WORTHLESS = 0.12, 1.02, 0.05
 """Standard deviation of flow (px of a 512 px image) at full and at no confidence; below `WORTHLESS` it is not used."""
 AT_ONCE = 128
 """Pairs whose dense flow is in memory together."""
-COARSE_SHARE, MIN_POINTS = 4, 64
-"""Neighbouring flow vectors err together: one of so many points tells the cameras as much as all do, but not fewer
-points than these."""
+COARSE_SHARE, COARSE_POINTS = 4, 16000
+"""Neighbouring flow vectors err together: one of so many points tells the cameras about as much as all do. A short
+video uses more, up to so many in all its frames: there they cost little."""
 GOOD = 0.3
 """Confidence from which a flow vector counts as measured."""
 
@@ -139,9 +139,9 @@ def build_problem(
     )
 
 
-def few_points(points: int) -> Int[torch.Tensor, "few"]:
+def few_points(points: int, frames: int) -> Int[torch.Tensor, "few"]:
     """Indices of the points from which cameras are solved, spread at random but the same each time."""
-    kept = max(points // COARSE_SHARE, min(points, MIN_POINTS))
+    kept = max(points // COARSE_SHARE, min(points, COARSE_POINTS // frames))
     return torch.randperm(points, generator=torch.Generator().manual_seed(0))[:kept].sort().values
 
 

@@ -42,7 +42,7 @@ def fit_rotation(problem: FlowProblem, state: FlowState, belief: LensBelief) -> 
             trial,
             free,
             scale=scale * PIXEL,
-            prior=belief.prior(robust_cost_at(problem, trial, scale * PIXEL)),
+            prior=belief.prior(robust_cost_at(problem, trial, scale * PIXEL), trial.lens),
             iterations=10,
         ).state
         if median_error(problem, trial) > HOPELESS * PIXEL:

@@ -55,7 +55,7 @@ def refine_all(
             solution.state,
             free,
             scale=scale * PIXEL,
-            prior=belief.prior(robust_cost_at(problem, solution.state, scale * PIXEL)),
+            prior=belief.prior(robust_cost_at(problem, solution.state, scale * PIXEL), solution.state.lens),
             iterations=iterations,
             damping=max(solution.damping, 1e-5),
             tolerance=tolerance,

@@ -6,24 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from flowcam_ns.alignment import bootstrap
-from flowcam_ns.alignment.bootstrap import LensBelief
+from flowcam_ns.alignment.bootstrap import PIXEL, LensBelief
+from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.grow import Segment, grow
-from flowcam_ns.alignment.levenberg import Prior
-from flowcam_ns.alignment.problem import FlowProblem, FlowState
+from flowcam_ns.alignment.lens import LENS_SIZE
+from flowcam_ns.alignment.levenberg import Prior, minimize
+from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.alignment.refine import refine_all
+from flowcam_ns.alignment.window import first_window
 from flowcam_ns.geometry import se3
 from flowcam_ns.video.options import MIN_FRAMES
 
 IN_FRONT = 0.7
 """Share of a frame's points that must lie before the camera for its pose to be believed."""
-WINDOW_SUPPORT = 0.1
-"""Least share of trustworthy flow at every step of a first window (unrelated pictures match at a few points too)."""
-GOOD_MOTION = 0.06
-"""Apparent motion over the first window (share of the long side) beyond which more is not better."""
+FILL_KERNELS = (32 * PIXEL, 8 * PIXEL)
+"""Robust kernels under which the frames between those of the first window find their poses."""
 
 
 def solve_segments(
@@ -32,8 +34,19 @@ def solve_segments(
     support: Float[np.ndarray, "steps"],
     belief: LensBelief,
     progress: Callable[[Segment], None] | None = None,
+    window_problem: Callable[[list[int]], FlowProblem] | None = None,
 ) -> list[Segment]:
-    """Pose the video in as few parts as flow allows, longest first. Frames in no part could not be posed."""
+    """Pose the video in as few parts as flow allows, longest first. Frames in no part could not be posed.
+
+    Args:
+        problem: flow of the whole video, one row a frame.
+        motion: apparent motion between neighbours.
+        support: share of trustworthy flow between neighbours.
+        belief: about the lens.
+        progress: called with each part as it grows.
+        window_problem: flow between the frames that a part begins with; what `problem` has of them where not given.
+    """
+    measured = window_problem or (lambda keys: problem.rows(torch.tensor(keys)).renumbered(torch.tensor(keys)))
     frames = len(problem.sources)
     todo: list[tuple[int, int]] = [(0, frames)]
     segments: list[Segment] = []
@@ -41,31 +54,63 @@ def solve_segments(
         low, high = todo.pop()
         if high - low < MIN_FRAMES:
             continue
-        window = first_window(motion, support, (low, high))
-        if window is None:
+        keys = first_window(motion, support, (low, high))
+        if keys is None:
             continue
-        segment = _solve_part(problem, window, belief, (low, high), progress)
+        first = _begin(problem, keys, measured(keys), belief)
+        segment = _solve_part(problem, first, belief, (low, high), progress)
         segments.append(segment)
         todo += [(low, segment.start), (segment.stop, high)]
     return sorted(segments, key=lambda part: part.start - part.stop)
 
 
+def _begin(problem: FlowProblem, keys: list[int], window: FlowProblem, belief: LensBelief) -> Segment:
+    """The first window, then the frames between its own."""
+    found = bootstrap.solve_first_window(window, belief).state
+    first, last = longest_run_in_front(found.inverse_depth)
+    keys = keys[first:last]
+    c2w, depth = found.c2w[first:last], found.inverse_depth[first:last]
+    start, stop = keys[0], keys[-1] + 1
+    frames = len(problem.sources)
+    state = FlowState(se3.identity(frames, c2w), depth.new_ones(frames, depth.shape[1]), found.lens)
+    state.c2w[start:stop] = se3.interpolated(c2w, keys, range(start, stop))
+    state.inverse_depth[start:stop] = depth.median()
+    state.inverse_depth[keys] = depth
+    segment = Segment(start, stop, state)
+    return segment if stop - start == len(keys) else _filled(problem, segment, keys)
+
+
+def _filled(problem: FlowProblem, segment: Segment, keys: list[int]) -> Segment:
+    """The segment with the poses between `keys` solved, those held and the lens too; then all poses together."""
+    part, state = segment_problem(problem, segment)
+    between = torch.ones(segment.stop - segment.start, dtype=torch.bool)
+    between[[key - segment.start for key in keys]] = False
+    rows = torch.nonzero(between)[:, 0]
+    new = triangulate(part.rows(rows), replace(state, inverse_depth=state.inverse_depth[rows]), FILL_KERNELS)
+    depth = state.inverse_depth.clone()
+    depth[rows] = new.inverse_depth
+    state = replace(state, inverse_depth=depth)
+    no_lens = torch.zeros(LENS_SIZE, dtype=torch.bool)
+    everything = torch.ones_like(between)
+    everything_but_origin = torch.arange(len(between)) > 0
+    for free, kernels in (
+        (Free(between, between, no_lens), FILL_KERNELS),
+        (Free(everything_but_origin, everything, no_lens), FILL_KERNELS[-1:]),
+    ):
+        for kernel in kernels:
+            state = minimize(part, state, free, scale=kernel, prior=Prior.none(), iterations=5).state
+    segment.state.c2w[segment.start : segment.stop] = state.c2w
+    segment.state.inverse_depth[segment.start : segment.stop] = state.inverse_depth
+    return segment
+
+
 def _solve_part(
     problem: FlowProblem,
-    window: tuple[int, int],
+    segment: Segment,
     belief: LensBelief,
     limits: tuple[int, int],
     progress: Callable[[Segment], None] | None,
 ) -> Segment:
-    start, stop = window
-    found = bootstrap.solve_first_window(problem.window(start, stop), belief).state
-    frames = len(problem.sources)
-    c2w = se3.identity(frames, found.c2w)
-    c2w[start:stop] = found.c2w
-    depth = found.inverse_depth.new_ones(frames, found.inverse_depth.shape[1])
-    depth[start:stop] = found.inverse_depth
-    first, last = longest_run_in_front(found.inverse_depth)
-    segment = Segment(start + first, start + last, FlowState(c2w, depth, found.lens))
     if progress is not None:
         progress(segment)
 
@@ -91,29 +136,6 @@ def longest_run_in_front(inverse_depth: Float[Tensor, "frames points"]) -> tuple
             best = max(best, (start, frame), key=lambda run: run[1] - run[0])
             start = frame + 1
     return best if best[1] - best[0] >= MIN_FRAMES else (0, len(in_front))
-
-
-def first_window(
-    motion: Float[np.ndarray, "steps"], support: Float[np.ndarray, "steps"], limits: tuple[int, int]
-) -> tuple[int, int] | None:
-    """The frames [start, stop) to begin with: well-supported flow throughout, and enough motion for parallax.
-
-    Shorter than usual where no longer run of frames hangs together; None where not even `MIN_FRAMES` do.
-    """
-    low, high = limits
-    for length in range(min(bootstrap.WINDOW, high - low), MIN_FRAMES - 1, -1):
-        best, best_score = None, -1.0
-        for start in range(low, high - length + 1):
-            steps = slice(start, start + length - 1)
-            weakest = float(support[steps].min())
-            total = float(np.where(np.isfinite(motion[steps]), motion[steps], 0).sum())
-            # Early windows win ties: the video's first frame is a natural origin.
-            score = weakest * min(total / GOOD_MOTION, 1.0) * (1 - 1e-3 * (start - low) / (high - low))
-            if weakest >= WINDOW_SUPPORT and score > best_score:
-                best, best_score = start, score
-        if best is not None:
-            return best, best + length
-    return None
 
 
 def segment_problem(problem: FlowProblem, segment: Segment) -> tuple[FlowProblem, FlowState]:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import roma
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowcam_ns.alignment.depths import triangulate
@@ -34,9 +34,10 @@ def two_view_start(problem: FlowProblem, lens: Float[Tensor, "lens"]) -> FlowSta
         return None
     pixels = torch.stack([problem.points[row][:, good], problem.targets[row, slot][:, good]])
     here, there = rays(pixels.double(), lens).transpose(-1, -2).cpu().numpy()
-    motion = _essential_motion(here, there, NOISE / float(lens[0].exp()))
-    if motion is None:
+    found = essential_motion(here, there, NOISE / float(lens[0].exp()))
+    if found is None:
         return None
+    motion, _ = found
     c2w = _even_motion(torch.from_numpy(motion).to(lens), source, target, len(problem.sources))
     distance = float(c2w[:, :3, 3].norm(dim=-1).max())
     depth = torch.full_like(problem.points[:, 0], 0.1 / distance, dtype=torch.float64)
@@ -51,18 +52,18 @@ def _widest_pair(problem: FlowProblem) -> tuple[int, int]:
     return best // score.shape[1], best % score.shape[1]
 
 
-def _essential_motion(
+def essential_motion(
     here: Float[np.ndarray, "points 2"], there: Float[np.ndarray, "points 2"], noise: float
-) -> Float[np.ndarray, "4 4"] | None:
-    """T_there_here with a unit baseline, by RANSAC."""
+) -> tuple[Float[np.ndarray, "4 4"], Bool[np.ndarray, "points"]] | None:
+    """T_there_here with a unit baseline, by RANSAC over rays (x/z, y/z), and which points agree and lie in front."""
     cv2.setRNGSeed(0)
     essential, inliers = cv2.findEssentialMat(here, there, np.eye(3), cv2.RANSAC, 0.999, noise, 300)
     if essential is None or essential.shape != (3, 3):
         return None
-    _, rotation, translation, _ = cv2.recoverPose(essential, here, there, np.eye(3), mask=inliers)
+    _, rotation, translation, inside = cv2.recoverPose(essential, here, there, np.eye(3), mask=inliers)
     motion = np.eye(4)
     motion[:3, :3], motion[:3, 3] = rotation, translation[:, 0]
-    return motion
+    return motion, np.asarray(inside)[:, 0] > 0
 
 
 def _even_motion(

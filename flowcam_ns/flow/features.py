@@ -16,7 +16,6 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
-from flowcam_ns.flow.store import FlowStore
 from flowcam_ns.flow.threads import one_opencv_thread
 
 LONG_SIDE = 512
@@ -60,11 +59,6 @@ class Features:
         self.images, self.masks, self.workers = images, masks, workers
         self._found: dict[int, FrameFeatures] = {}
 
-    @classmethod
-    def of_store(cls, store: FlowStore) -> Features:
-        """Of the frames whose flow a store holds."""
-        return cls(store.images, store.masks, store.workers)
-
     @contextmanager
     def found_meanwhile(self) -> Iterator[None]:
         """Find the features of all frames on a thread of its own while the block runs; what it has not got to by the
@@ -96,14 +90,16 @@ class Features:
                 self._found[frame] = found
 
     def of(self, frame: int) -> FrameFeatures:
-        """The features of one frame."""
-        self.compute([frame])
-        return self._found[frame]
+        """The features of one frame, found by the calling thread where they are not at hand."""
+        found = self._found.get(frame)
+        if found is None:
+            # Two threads may search the same frame at once; they find the same.
+            found = self._found[frame] = self._find(frame)
+        return found
 
     def match(self, i: int, j: int) -> tuple[Int[np.ndarray, "matches"], Int[np.ndarray, "matches"]]:
         """Features of frames i and j that are each other's best match, and much better than the second best."""
-        self.compute([i, j])
-        return match_descriptors(self._found[i].unit(), self._found[j].unit())
+        return match_descriptors(self.of(i).unit(), self.of(j).unit())
 
     def match_all(
         self, pairs: Sequence[tuple[int, int]], progress: Callable[[int, int], None] | None = None

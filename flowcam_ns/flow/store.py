@@ -16,9 +16,12 @@ from flowcam_ns.flow.cache import FlowCache, cache_key
 from flowcam_ns.flow.chain import join
 from flowcam_ns.flow.corners import points_in_cells
 from flowcam_ns.flow.estimator import FlowEstimator, make_estimator
+from flowcam_ns.flow.features import Features
 from flowcam_ns.flow.gather import BilinearGather
+from flowcam_ns.flow.lead import lead
 from flowcam_ns.flow.pair import STEPS_PER_PX, FlowPair
 from flowcam_ns.flow.threads import one_opencv_thread
+from flowcam_ns.flow.warped import guided_flow
 
 Pair = tuple[int, int]
 Progress = Callable[[int, int], None]
@@ -29,6 +32,10 @@ DEFAULT_CHAIN = 16
 """Largest gap between frames whose flow starts from the flows in between."""
 MASK_MARGIN = 4
 """Pixels of the flow image around a mask that the masked thing's flow may have reached."""
+WEAK = 0.6
+"""Between neighbours of which less than this share moves in a way that can be trusted, features lead a second try."""
+TRUSTED = 76
+"""Confidence (of 255) from which a flow vector counts for that."""
 SAMPLED_AT_ONCE = 256
 """Directed pairs sampled in one batch; bounds the memory of a call."""
 
@@ -43,7 +50,8 @@ class FlowStore:
     Several threads may use one store at once.
 
     Between frames up to `chain` apart the search starts from the neighbours' flows joined together (where the estimator
-    can start anywhere): on real video DIS then finds 1.5 to 2 times as many good points at a gap of 8.
+    can start anywhere): on real video DIS then finds 1.5 to 2 times as many good points at a gap of 8. Where neighbours
+    lie too far apart for the search, matched features lead it (`lead.py`).
 
     Unless `use_confidence`, all flow that stays inside the image and off the masks has confidence 1.
     """
@@ -72,6 +80,7 @@ class FlowStore:
         self.use_confidence = use_confidence
         self.chain = chain if self.estimator.uses_initial else 0
         self._small = [self._shrink(image) for image in images]
+        self.features = Features(images, self.masks, self.workers)
         self._digests: dict[int, bytes] = {}
         self._pairs: OrderedDict[Pair, FlowPair] = OrderedDict()
         self._bytes = 0
@@ -262,16 +271,30 @@ class FlowStore:
         name = ""
         if self.cache is not None:
             frames = range(key[0], key[1] + 1) if self._links(key) else key
-            name = cache_key("pair 2", self.estimator.key, *map(self._digest, frames))
+            name = cache_key("pair 3", self.estimator.key, *map(self._digest, frames))
             cached = FlowPair.from_arrays(self.cache.get(name), self.flow_height, self.flow_width)
             if cached is not None:
                 return self.weighed(cached)
         first, second = self._small[key[0]], self._small[key[1]]
         there, back = self._starts(key)
         pair = FlowPair.from_dense(self.estimator(first, second, there), self.estimator(second, first, back))
+        if key[1] - key[0] == 1 and _trusted(pair) < WEAK:
+            pair = max(pair, self._led(key) or pair, key=_trusted)
         if self.cache is not None:
             self.cache.put(name, pair.arrays())
         return self.weighed(pair)
+
+    def _led(self, key: Pair) -> FlowPair | None:
+        """The flow between two frames from where their matched features lead; None where these are too few."""
+        here, there = (self.features.of(frame).points * self.scale for frame in key)
+        rows, partners = self.features.match(*key)
+        led = lead(here[rows], there[partners], self.flow_height, self.flow_width)
+        if led is None:
+            return None
+        first, second = (self._small[frame] for frame in key)
+        return FlowPair.from_dense(
+            guided_flow(self.estimator, first, second, led[0]), guided_flow(self.estimator, second, first, led[1])
+        )
 
     def _starts(
         self, key: Pair
@@ -307,7 +330,8 @@ class FlowStore:
     def _digest(self, frame: int) -> bytes:
         if frame not in self._digests:
             image = self._small[frame]
-            self._digests[frame] = cache_key(str(image.shape), image.tobytes()).encode()
+            mask = b"" if self.masks is None else self.masks[frame].tobytes()  # keeps features off what is masked
+            self._digests[frame] = cache_key(str(image.shape), image.tobytes(), mask).encode()
         return self._digests[frame]
 
     def _shrink(self, image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "h w *rgb"]:
@@ -325,6 +349,11 @@ def ordered(pair: Pair) -> Pair:
     """The pair with its smaller frame number first."""
     i, j = int(pair[0]), int(pair[1])
     return (i, j) if i < j else (j, i)
+
+
+def _trusted(pair: FlowPair) -> float:
+    """Share of a pair's flow that can be trusted, in the direction in which it is less."""
+    return float((pair.confidence > TRUSTED).mean(axis=(1, 2)).min())
 
 
 def _stays_inside(flow: Float32[np.ndarray, "h w 2"]) -> Bool[np.ndarray, "h w"]:

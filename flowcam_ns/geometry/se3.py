@@ -5,6 +5,7 @@ Rotations go through roma; a tangent vector is (v, omega): translation part firs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import roma
@@ -48,6 +49,21 @@ def exp(tangent: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 4 4"]:
     Gauss-Newton solver, without the left Jacobian. Safe at zero.
     """
     return from_rotation_translation(roma.rotvec_to_rotmat(tangent[..., 3:]), tangent[..., :3])
+
+
+def interpolated(
+    T: Float[Tensor, "known 4 4"], at: Sequence[int], wanted: Sequence[int]
+) -> Float[Tensor, "wanted 4 4"]:
+    """Motions at `wanted` times between known ones at the ascending times `at`: even turns and steps in between."""
+    times = torch.tensor(at, dtype=T.dtype, device=T.device)
+    now = torch.tensor(wanted, dtype=T.dtype, device=T.device)
+    before = (torch.searchsorted(times, now, right=True) - 1).clamp(0, max(len(at) - 2, 0))
+    after = (before + 1).clamp(max=len(at) - 1)
+    share = ((now - times[before]) / (times[after] - times[before]).clamp(min=1e-12)).clamp(0, 1)
+    first, second = T[before], T[after]
+    turn = roma.rotmat_to_rotvec(first[:, :3, :3].transpose(-1, -2) @ second[:, :3, :3])
+    rotation = first[:, :3, :3] @ roma.rotvec_to_rotmat(share[:, None] * turn)
+    return from_rotation_translation(rotation, torch.lerp(first[:, :3, 3], second[:, :3, 3], share[:, None]))
 
 
 def skew(v: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:

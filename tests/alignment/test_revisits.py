@@ -104,7 +104,7 @@ def returning() -> tuple[Video, Part, np.ndarray]:
     c2w = torch.from_numpy(plan.c2w[way])
     start = FlowState(c2w, c2w.new_full((len(way), points.shape[1]), 0.3), lens_from_camera(plan.camera))
     state = retriangulate(problem, start)
-    return Video(store, Features.of_store(store), problem, points, points), Part(torch.arange(len(way)), state), motion
+    return Video(store, store.features, problem, points, points), Part(torch.arange(len(way)), state), motion
 
 
 def test_the_way_back_is_recognised_and_its_drift_taken_out(

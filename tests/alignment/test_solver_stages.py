@@ -20,7 +20,7 @@ from flowcam_ns.alignment.measure import build_problem, measure_pairs
 from flowcam_ns.alignment.parallax import fit_rotation, only_turns
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.alignment.refine import median_error, refine_all, retriangulate
-from flowcam_ns.alignment.segments import first_window, segment_problem, solve_segments, unposed_reasons
+from flowcam_ns.alignment.segments import segment_problem, solve_segments, unposed_reasons
 from flowcam_ns.alignment.two_view import two_view_start
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.metrics import score_trajectory
@@ -251,29 +251,6 @@ def test_a_video_with_a_cut_comes_in_two_parts_longest_first(exact_problem: Make
     reasons = unposed_reasons(parts, range(9, 20), 20)
     assert set(reasons) == set(range(9))
     assert all("cut" in reason for reason in reasons.values())
-
-
-def test_the_first_window_avoids_weak_flow_and_standstill() -> None:
-    motion, support = np.full(29, 0.02), np.ones(29)
-    assert first_window(motion, support, (0, 30)) == (0, 8)
-    support[3] = 0.1
-    assert first_window(motion, support, (0, 30)) == (4, 12)
-    motion[:15] = 0.0
-    window = first_window(motion, support, (0, 30))
-    assert window is not None
-    assert window[0] >= 10
-    assert window[1] - window[0] == 8
-    assert first_window(motion, support, (5, 9)) == (5, 9)
-
-
-def test_between_cuts_the_first_window_is_shorter_and_among_unrelated_pictures_there_is_none() -> None:
-    motion, support = np.full(11, 0.02), np.ones(11)
-    support[[2, 7]] = 0.03
-    assert first_window(motion, support, (0, 12)) == (3, 8)
-    assert first_window(motion, support, (0, 3)) == (0, 3)
-    assert first_window(motion, np.full(11, 0.03), (0, 12)) is None
-    every_other = np.tile([0.2, 0.01], 6)[:11]
-    assert first_window(motion, every_other, (0, 12)) is None
 
 
 def test_a_part_of_a_problem_speaks_of_its_own_frames_only(exact_problem: MakeProblem) -> None:

@@ -1,0 +1,75 @@
+"""Where a search for flow should begin when the picture has moved too far for it: told by matched features.
+
+Dense flow follows a motion of a few per cent of the picture. Features find their partners anywhere; a smooth field
+through those that agree with one motion of the camera leads the search to within its reach.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Float64
+
+MIN_MATCHES = 12
+"""Fewer matches than this, after those that contradict one motion of the camera have gone, lead nowhere."""
+NOISE = 1.5
+"""Distance in px within which a match agrees with an epipolar line."""
+NEAREST = 10
+"""Matches that tell the motion at a place."""
+GRID_STEP = 8
+"""The motion is worked out for every so many px and interpolated."""
+STIFFNESS = 0.05
+"""How reluctantly the motion around a place varies: relative weight of a motion that is the same everywhere."""
+
+
+def lead(
+    points: Float32[np.ndarray, "n 2"], targets: Float32[np.ndarray, "n 2"], height: int, width: int
+) -> tuple[Float32[np.ndarray, "height width 2"], Float32[np.ndarray, "height width 2"]] | None:
+    """Rough flow there and back through matched points of two images (px of both); None where too few agree."""
+    agree = agreeing(points, targets)
+    if agree.sum() < MIN_MATCHES:
+        return None
+    points, targets = points[agree], targets[agree]
+    return (
+        smooth_motion(points, targets - points, height, width),
+        smooth_motion(targets, points - targets, height, width),
+    )
+
+
+def agreeing(points: Float32[np.ndarray, "n 2"], targets: Float32[np.ndarray, "n 2"]) -> np.ndarray:
+    """Which matches agree with one motion of the camera (any fundamental matrix)."""
+    if len(points) < MIN_MATCHES:
+        return np.zeros(len(points), bool)
+    cv2.setRNGSeed(0)
+    found, inside = cv2.findFundamentalMat(points, targets, cv2.USAC_MAGSAC, NOISE, 0.999, 2000)
+    if found is None or inside is None:
+        return np.zeros(len(points), bool)
+    return np.asarray(inside, bool)[:, 0]
+
+
+def smooth_motion(
+    points: Float32[np.ndarray, "n 2"], motion: Float32[np.ndarray, "n 2"], height: int, width: int
+) -> Float32[np.ndarray, "height width 2"]:
+    """A smooth field through scattered motions (px): around every place an affine one, from its nearest matches.
+
+    Moving least squares (Schaefer, McPhail and Warren, Image deformation using moving least squares, SIGGRAPH 2006),
+    with a ridge on the linear part that keeps few matches from tilting it.
+    """
+    rows, columns = max(2, round(height / GRID_STEP)), max(2, round(width / GRID_STEP))
+    y, x = np.mgrid[:rows, :columns] + 0.5
+    cells = np.stack([x * width / columns, y * height / rows], axis=-1).reshape(-1, 1, 2)
+    few = min(NEAREST, len(points))
+    away = points[None].astype(np.float64) - cells
+    squared = np.square(away).sum(-1)
+    nearest = np.argpartition(squared, few - 1, axis=1)[:, :few]
+    away = np.take_along_axis(away, nearest[..., None], axis=1)
+    squared = np.take_along_axis(squared, nearest, axis=1)
+    reach = squared.max(axis=1, keepdims=True) + GRID_STEP**2
+    weight = (1 / (squared + 0.05 * reach))[..., None]
+    # Affine around each cell: its value there is the constant part.
+    basis = np.concatenate([np.ones_like(away[..., :1]), away / np.sqrt(reach)[..., None]], axis=-1)
+    normal: Float64[np.ndarray, "cells 3 3"] = basis.transpose(0, 2, 1) @ (weight * basis)
+    normal[:, [1, 2], [1, 2]] += STIFFNESS * weight.sum(axis=(1, 2))[:, None]
+    right = basis.transpose(0, 2, 1) @ (weight * motion[nearest])
+    field = np.linalg.solve(normal, right)[:, 0].reshape(rows, columns, 2).astype(np.float32)
+    return cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR)
