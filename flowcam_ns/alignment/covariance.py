@@ -24,16 +24,16 @@ from jaxtyping import Float
 from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
-from flowcam_ns.alignment.bootstrap import INDEPENDENT, PIXEL
+from flowcam_ns.alignment.bootstrap import INDEPENDENT
 from flowcam_ns.alignment.chunks import over_chunks
 from flowcam_ns.alignment.groups import Group, quarters_of, solve, strength
 from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.linearize import DEPTH, RESIDUAL, linearize, residuals
 from flowcam_ns.alignment.normal_equations import TINY
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
+from flowcam_ns.alignment.refine import fitting_kernel
 from flowcam_ns.alignment.robust import robust_cost
 
-KERNEL = 0.5 * PIXEL
 RUN, MIN_RUNS = 8, 4
 """Frames of a run; short videos are split into at least so many runs."""
 DELETED = 0.995
@@ -81,9 +81,10 @@ def marginal_uncertainty(
         state: the solution.
         lens_std: what was believed of the lens beforehand.
     """
-    fit = _goodness(problem, state)
+    kernel = fitting_kernel(problem, state)
+    fit = _goodness(problem, state, kernel)
     run = max(1, min(RUN, len(state.c2w) // MIN_RUNS))
-    quarters = [Group.of(problem, state, points, KERNEL, run) for points in quarters_of(problem.points)]
+    quarters = [Group.of(problem, state, points, kernel, run) for points in quarters_of(problem.points)]
     gauge = gauge_directions(state)
     influence = _influence(quarters, gauge, fit, lens_std)
     centre = state.c2w[:, :3, 3]
@@ -110,12 +111,12 @@ class _Goodness:
     """The robust cost's second derivative as a share of the weights, from which the normal equations are made."""
 
 
-def _goodness(problem: FlowProblem, state: FlowState) -> _Goodness:
+def _goodness(problem: FlowProblem, state: FlowState, kernel: float) -> _Goodness:
     def sums(chunk: FlowProblem, part: FlowState) -> Float[Tensor, "4"]:
         residual, valid = residuals(chunk, part)
-        cost, weights = robust_cost(chunk.confidence, residual, valid, KERNEL)
+        cost, weights = robust_cost(chunk.confidence, residual, valid, kernel)
         weights, squared = weights.double(), residual.double().square().sum(-2)
-        u = squared / KERNEL**2
+        u = squared / kernel**2
         # The influence e / (1 + u)^2 has the slope (1 - 3u) / (1 + u)^3 along the residual, 1 / (1 + u)^2 across it.
         slope = weights * (1 + (1 - 3 * u) / (1 + u)) / 2
         return torch.stack([cost.double(), (weights * squared).sum(), weights.sum(), slope.sum()])
@@ -199,11 +200,13 @@ def _after_fit(
 def depth_deviation(problem: FlowProblem, state: FlowState) -> Float[Tensor, "rows points"]:
     """Standard deviation of every inverse depth, poses held; infinite where no flow tells it."""
 
+    kernel = fitting_kernel(problem, state)
+
     def information(chunk: FlowProblem, part: FlowState) -> Float[Tensor, "rows points"]:
         derivatives, valid = linearize(chunk, part, with_lens=False)
-        _, weights = robust_cost(chunk.confidence, derivatives[:, :, RESIDUAL], valid, KERNEL)
+        _, weights = robust_cost(chunk.confidence, derivatives[:, :, RESIDUAL], valid, kernel)
         return (weights.double() * derivatives[:, :, DEPTH].double().square().sum(2)).sum(1)
 
     known = torch.cat(over_chunks(problem, state, information))
-    deviation = (_goodness(problem, state).noise / DEPTH_SHARE / known.clamp(min=TINY)).sqrt()
+    deviation = (_goodness(problem, state, kernel).noise / DEPTH_SHARE / known.clamp(min=TINY)).sqrt()
     return torch.where(known > TINY, deviation, torch.inf)

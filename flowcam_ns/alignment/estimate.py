@@ -45,7 +45,7 @@ STILL = 0.0015
 """A video whose picture moves less than this share of its long side between any two frames shows a still camera."""
 EXIF_SPREAD = 0.05
 """Standard deviation of the logarithm of a focal length that EXIF tells."""
-PRINCIPAL_POINT_SPREAD, DISTORTION_SPREAD, TANGENTIAL_SPREAD = 0.005, 0.1, 0.0005
+PRINCIPAL_POINT_SPREAD, DISTORTION_SPREAD, TANGENTIAL_SPREAD = 0.0035, 0.1, 0.0005
 """Standard deviations of the principal point (long sides), of k1 and k2, and of p1 and p2, before seeing the video."""
 ONLY_TURNS = (
     "The camera only turns, it does not move: rotations are estimated, all positions are the same and no depth can be "

@@ -16,7 +16,7 @@ from flowcam_ns.alignment.far_pairs import FlowPrediction, choose_far_pairs, mea
 from flowcam_ns.alignment.feature_rows import feature_rows, weighted
 from flowcam_ns.alignment.measure import Measurements, few_points
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Solved
-from flowcam_ns.alignment.refine import ALL_OF_LENS, refine_all, retriangulate
+from flowcam_ns.alignment.refine import ALL_OF_LENS, fitting_kernel, refine_all, retriangulate
 from flowcam_ns.alignment.watch import Progress, Stopwatch
 
 
@@ -62,10 +62,12 @@ def solve_finally(
         cameras, start = _with_features(cameras, start, video, part.frames, report)
     with watch("final solve"):
         report("Refining", 0.5, state.c2w)
-        scales = (8.0, 2.0, 0.5) if bridged.revisits else (2.0, 0.5)
-        found = refine_all(
-            cameras, start, belief, scales=scales, iterations=10, stages=(ALL_OF_LENS,), tolerance=3e-4
-        ).state
+        found, stages = start, (ALL_OF_LENS,)
+        for scale in (8.0, 2.0, None) if bridged.revisits else (2.0, None):
+            scales = (fitting_kernel(cameras, found) / PIXEL if scale is None else scale,)
+            found = refine_all(
+                cameras, found, belief, scales=scales, iterations=10, stages=stages, tolerance=3e-4
+            ).state
         depth = state.inverse_depth.clone()
         depth[:, few] = found.inverse_depth[: len(depth)]
         state = triangulate(problem, replace(found, inverse_depth=depth), (2 * PIXEL, 0.5 * PIXEL), steps=3)

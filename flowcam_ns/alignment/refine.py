@@ -18,6 +18,8 @@ from flowcam_ns.geometry import se3
 ALL_OF_LENS = (True,) * LENS_SIZE
 LENS_STAGES = ((True, *[False] * (LENS_SIZE - 1)), ALL_OF_LENS)
 """The focal length alone while the trajectory is still rough, then all of the lens."""
+KERNEL_IN_ERRORS, KERNEL_LIMITS = 3.0, (0.5, 2.0)
+"""Last robust kernel, in median errors, and the least and the most that it may be, px of an image 512 px wide."""
 
 
 def refine_all(
@@ -64,6 +66,14 @@ def refine_all(
             progress(solution.state)
     c2w = se3.orthonormalized(solution.state.c2w)
     return replace(solution, state=replace(solution.state, c2w=c2w))
+
+
+def fitting_kernel(problem: FlowProblem, state: FlowState) -> float:
+    """Width of the robust kernel (long sides) that suits the errors of a solution: what counts as an outlier in a sharp
+    video is the usual error of a blurred one.
+    """
+    low, high = KERNEL_LIMITS
+    return min(max(KERNEL_IN_ERRORS * median_error(problem, state), low * PIXEL), high * PIXEL)
 
 
 def retriangulate(problem: FlowProblem, state: FlowState) -> FlowState:

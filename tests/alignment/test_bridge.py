@@ -62,9 +62,9 @@ def random_motion(seed: int) -> tuple[np.random.Generator, np.ndarray, np.ndarra
 def test_frames_cut_out_of_an_orbit_are_tied_in_place_and_scale(
     rendered: Callable, led: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A jump of 14 frames, then one lone frame of the beginning: 25 frames in three pieces that plain flow does not tie.
+    """A jump of 14 frames, then one lone frame of the beginning: 25 frames in three pieces.
 
-    Features lead the flow over the jump; where they may not, they bridge the parts.
+    Plain flow does not tie these: features lead the flow over the jump; where they may not, they bridge the parts.
     """
     if not led:
         monkeypatch.setattr("flowcam_ns.flow.store.WEAK", 0.0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,6 +75,51 @@ def test_orthonormalized_repairs_a_worn_rotation_and_keeps_a_good_one() -> None:
     R = se3.orthonormalized(T + 1e-3 * torch.randn_like(T))[:, :3, :3]
     torch.testing.assert_close(R @ R.transpose(-1, -2), torch.eye(3, dtype=torch.float64).expand(4, 3, 3))
     torch.testing.assert_close(torch.det(R), torch.ones(4, dtype=torch.float64))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds, st.lists(st.integers(0, 100), min_size=2, max_size=6, unique=True).map(sorted))
+def test_interpolated_motions_are_the_known_ones_at_their_own_times(seed: int, times: list[int]) -> None:
+    T = random_motion(seed, count=len(times))
+    torch.testing.assert_close(se3.interpolated(T, times, times), T)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds, st.lists(st.integers(1, 20), min_size=1, max_size=5))
+def test_midway_between_two_known_motions_half_the_turn_and_half_the_step_are_done(
+    seed: int, halves: list[int]
+) -> None:
+    times = torch.cumsum(torch.tensor([0, *(2 * half for half in halves)]), dim=0).tolist()
+    middles = [(a + b) // 2 for a, b in pairwise(times)]
+    T = random_motion(seed, size=0.5, count=len(times))
+    found = se3.interpolated(T, times, middles)
+    torch.testing.assert_close(found[:, :3, 3], (T[:-1, :3, 3] + T[1:, :3, 3]) / 2)
+    before, after = (
+        T[:-1, :3, :3].transpose(1, 2) @ found[:, :3, :3],
+        found[:, :3, :3].transpose(1, 2) @ T[1:, :3, :3],
+    )
+    torch.testing.assert_close(before, after)
+    whole = se3.rotation_angle_deg(T[:-1, :3, :3].transpose(1, 2) @ T[1:, :3, :3])
+    torch.testing.assert_close(se3.rotation_angle_deg(before), whole / 2)
+    torch.testing.assert_close(se3.orthonormalized(found), found)
+
+
+def test_turns_and_steps_are_even_between_known_motions_whatever_lies_between_their_times() -> None:
+    axis = torch.tensor([0.6, 0.0, 0.8], dtype=torch.float64)
+    angle, place = torch.tensor([[0.0, 0.3, 1.5], [1.0, 3.0, -1.0]], dtype=torch.float64)
+    tangent = torch.cat([place[:, None] * torch.ones(3).double(), angle[:, None] * axis], dim=1)
+    found = se3.interpolated(se3.exp(tangent), [2, 5, 11], [2, 3, 4, 5, 7, 8, 10, 11])
+    assert se3.rotation_angle_deg(found[:, :3, :3]).deg2rad().tolist() == pytest.approx(
+        [0.0, 0.1, 0.2, 0.3, 0.7, 0.9, 1.3, 1.5]
+    )
+    steps = [1, 1 + 2 / 3, 1 + 4 / 3, 3, 3 - 4 / 3, 1, 1 - 4 / 3, -1]
+    assert found[:, 0, 3].tolist() == pytest.approx(steps)
+
+
+def test_before_the_first_and_after_the_last_known_motion_nothing_moves() -> None:
+    T = random_motion(5, count=2)
+    torch.testing.assert_close(se3.interpolated(T, [3, 6], [0, 9]), T)
+    torch.testing.assert_close(se3.interpolated(T[:1], [3], [1, 3, 5]), T[:1].expand(3, 4, 4))
 
 
 def test_opengl_axes_look_along_minus_z_with_y_up() -> None:
