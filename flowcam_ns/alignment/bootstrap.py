@@ -15,8 +15,6 @@ from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.alignment.two_view import two_view_start
 from flowcam_ns.geometry import se3
 
-WINDOW = 8
-"""Frames of the first window."""
 FOCAL_STARTS = (0.6, 0.85, 1.2)
 """Focal lengths tried, in long sides of the image: wide phones and action cameras to mild telephoto."""
 TYPICAL_FOCAL, FOCAL_SPREAD = 0.75, 0.4

@@ -16,6 +16,7 @@ from flowcam_ns.alignment import measure
 from flowcam_ns.alignment.bootstrap import FOCAL_SPREAD, TYPICAL_FOCAL, LensBelief
 from flowcam_ns.alignment.bridge import Bridged, Video, bridge
 from flowcam_ns.alignment.chunks import single_torch_thread
+from flowcam_ns.alignment.feature_rows import feature_pairs
 from flowcam_ns.alignment.final_solve import solve_finally
 from flowcam_ns.alignment.given_start import segment_from_poses
 from flowcam_ns.alignment.grow import Segment
@@ -106,7 +107,7 @@ def _estimate(
     with watch("flow"):
         points, measured, motion, support = _measure(frames, store, options, report)
     features = store.features
-    with watch("solve"), features.found_meanwhile():
+    with watch("solve"), features.found_meanwhile(feature_pairs(len(frames))):
         problem = measure.build_problem(store, points, measured)
         few = few_points(points.shape[1], len(frames))
         coarse = problem.thinned(few)
@@ -123,10 +124,9 @@ def _estimate(
         main, *others = map(Part.of_segment, segments)
         part = main.problem(coarse)
         main = replace(main, state=refine_all(part, main.state, belief, scales=(4.0, 1.0), iterations=10).state)
+        turning = fit_rotation(part, main.state, belief)
     report("Poses", 1.0, main.state.c2w)
     warnings: list[str] = []
-    with watch("solve"):
-        turning = fit_rotation(part, main.state, belief)
     if only_turns(part, main.state, turning):
         warnings.append(ONLY_TURNS)
         bridged, solved = Bridged(main), Solved(part, turning, part, turning)

@@ -45,8 +45,7 @@ def feature_rows(
         frames: the video's frames that the rows of `like` speak of.
         progress: called with (pairs done, pairs in all).
     """
-    count = len(frames)
-    pairs = [(i, i + gap) for gap in GAPS for i in range(count - gap)]
+    pairs = feature_pairs(len(frames))
     matches = features.match_all([(int(frames[i]), int(frames[j])) for i, j in pairs], progress)
     links: dict[Pair, tuple[np.ndarray, np.ndarray]] = {}
     for (i, j), (here, there) in zip(pairs, matches, strict=True):
@@ -57,6 +56,11 @@ def feature_rows(
     pixels = [features.of(int(frame)).points for frame in frames]
     places = _places(pixels, links, quarters_of(like.points), store, like.points.shape[-1])
     return _lay_out(pixels, links, places, like, store)
+
+
+def feature_pairs(frames: int) -> list[Pair]:
+    """Pairs of so many frames whose features are matched."""
+    return [(i, i + gap) for gap in GAPS for i in range(frames - gap)]
 
 
 def weighted(

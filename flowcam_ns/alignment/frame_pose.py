@@ -174,7 +174,7 @@ def _normal_equations(
     cost, weight = geman_mcclure((residual * residual).sum(0), scale)
     valid = seen.weight * (y[2] > MIN_DEPTH_RATIO)
     # A point behind the camera is as bad as one that is infinitely far off.
-    total = (seen.weight * torch.where(y[2] > MIN_DEPTH_RATIO, cost, torch.full_like(cost, scale**2))).sum()
+    total = (seen.weight * torch.where(y[2] > MIN_DEPTH_RATIO, cost, torch.full_like(cost, 0.5 * scale**2))).sum()
     a, b = ray
     w = seen.points[:, 3]
     zero = torch.zeros_like(a)

@@ -14,6 +14,8 @@ ROTATION_EXPLAINS = 1.25
 """A camera that only turns explains the flow if its median error is at most this many times that of the full motion."""
 MIN_PARALLAX = 0.3 * PIXEL
 """... or exceeds it by less than this."""
+ROUGHLY = 4
+"""One in so many points says whether a rotation is worth fitting at all."""
 HOPELESS = 4.0
 """Median error, in px of an image 512 px wide, at which a rotation is not worth fitting any better."""
 
@@ -28,7 +30,6 @@ def fit_rotation(problem: FlowProblem, state: FlowState, belief: LensBelief) -> 
     c2w[:, :3, 3] = 0
     lens = belief.mean.clone()
     lens[0] = state.lens[0]
-    trial = FlowState(c2w, torch.zeros_like(state.inverse_depth), lens)
     free_lens = torch.zeros(LENS_SIZE, dtype=torch.bool, device=problem.sources.device)
     free_lens[0] = not belief.known
     free = Free(
@@ -36,19 +37,16 @@ def fit_rotation(problem: FlowProblem, state: FlowState, belief: LensBelief) -> 
         torch.zeros(frames, dtype=torch.bool, device=problem.sources.device),
         free_lens,
     )
-    for scale in (12.0, 3.0, 1.0):
-        trial = minimize(
-            problem,
-            trial,
-            free,
-            scale=scale * PIXEL,
-            prior=belief.prior(robust_cost_at(problem, trial, scale * PIXEL), trial.lens),
-            iterations=10,
-        ).state
-        if median_error(problem, trial) > HOPELESS * PIXEL:
+    few = problem.thinned(torch.arange(0, problem.points.shape[-1], ROUGHLY, device=problem.sources.device))
+    for scale, measured in ((12.0, few), (3.0, problem), (1.0, problem)):
+        trial = FlowState(c2w, torch.zeros_like(measured.points[:, 0]).to(c2w), lens)
+        prior = belief.prior(robust_cost_at(measured, trial, scale * PIXEL), lens)
+        found = minimize(measured, trial, free, scale=scale * PIXEL, prior=prior, iterations=10).state
+        c2w, lens = found.c2w, found.lens
+        if median_error(measured, found) > HOPELESS * PIXEL:
             break
-    trial.c2w[:, :3, 3] = 0
-    return trial
+    c2w[:, :3, 3] = 0
+    return FlowState(c2w, torch.zeros_like(state.inverse_depth), lens)
 
 
 def only_turns(problem: FlowProblem, moving: FlowState, turning: FlowState) -> bool:

@@ -43,13 +43,15 @@ def first_window(
     low, high = limits
     steps = np.where(np.isfinite(motion), motion, 0.0)
     travelled = np.concatenate([[0.0], np.cumsum(steps)])
+    breaks = np.nonzero(support < WINDOW_SUPPORT)[0]
     for length in range(min(KEYS, high - low), MIN_FRAMES - 1, -1):
         best, best_score = None, -1.0
         for first in range(low, high - length + 1):
             last = first + length - 1
             if length == KEYS:
                 enough = int(np.searchsorted(travelled, travelled[first] + GOOD_MOTION))
-                last = max(last, min(enough, first + LONGEST - 1, high - 1))
+                holds = int(breaks[breaks >= first].min(initial=high - 1))
+                last = max(last, min(enough, first + LONGEST - 1, high - 1, holds))
             weakest = float(support[first:last].min())
             moved = travelled[last] - travelled[first]
             # Early windows win ties: the video's first frame is a natural origin.

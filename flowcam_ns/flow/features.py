@@ -58,24 +58,28 @@ class Features:
         """`masks` are True where a pixel may be used."""
         self.images, self.masks, self.workers = images, masks, workers
         self._found: dict[int, FrameFeatures] = {}
+        self._matched: dict[tuple[int, int], tuple[Int[np.ndarray, "matches"], Int[np.ndarray, "matches"]]] = {}
 
     @contextmanager
-    def found_meanwhile(self) -> Iterator[None]:
-        """Find the features of all frames on a thread of its own while the block runs; what it has not got to by the
-        end is found when asked for.
+    def found_meanwhile(self, pairs: Sequence[tuple[int, int]] = ()) -> Iterator[None]:
+        """Find the features of all frames, then match these pairs, on a thread of its own while the block runs; what it
+        has not got to by the end is done when asked for.
         """
         ended = threading.Event()
 
-        def find_all() -> None:
+        def work_through() -> None:
             with one_opencv_thread():
                 for frame in range(len(self.images)):
                     if ended.is_set():
                         return
-                    if frame not in self._found:
-                        self._found[frame] = self._find(frame)
+                    self.of(frame)
+                for pair in pairs:
+                    if ended.is_set():
+                        return
+                    self._matched[pair] = self.match(*pair)
 
         with ThreadPoolExecutor(1, thread_name_prefix="features") as pool:
-            work = pool.submit(find_all)
+            work = pool.submit(work_through)
             try:
                 yield
             finally:
@@ -99,7 +103,8 @@ class Features:
 
     def match(self, i: int, j: int) -> tuple[Int[np.ndarray, "matches"], Int[np.ndarray, "matches"]]:
         """Features of frames i and j that are each other's best match, and much better than the second best."""
-        return match_descriptors(self.of(i).unit(), self.of(j).unit())
+        done = self._matched.get((i, j))
+        return match_descriptors(self.of(i).unit(), self.of(j).unit()) if done is None else done
 
     def match_all(
         self, pairs: Sequence[tuple[int, int]], progress: Callable[[int, int], None] | None = None

@@ -14,6 +14,8 @@ MIN_MATCHES = 12
 """Fewer matches than this, after those that contradict one motion of the camera have gone, lead nowhere."""
 NOISE = 1.5
 """Distance in px within which a match agrees with an epipolar line."""
+FOLLOWED, MOST = 3.0, 0.8
+"""A flow that ends within so many px of this share of the matches has not lost its way: they have nothing to add."""
 NEAREST = 10
 """Matches that tell the motion at a place."""
 GRID_STEP = 8
@@ -23,13 +25,20 @@ STIFFNESS = 0.05
 
 
 def lead(
-    points: Float32[np.ndarray, "n 2"], targets: Float32[np.ndarray, "n 2"], height: int, width: int
-) -> tuple[Float32[np.ndarray, "height width 2"], Float32[np.ndarray, "height width 2"]] | None:
-    """Rough flow there and back through matched points of two images (px of both); None where too few agree."""
+    points: Float32[np.ndarray, "n 2"], targets: Float32[np.ndarray, "n 2"], found: Float32[np.ndarray, "h w 2"]
+) -> tuple[Float32[np.ndarray, "h w 2"], Float32[np.ndarray, "h w 2"]] | None:
+    """Rough flow there and back through matched points of two images (px of both).
+
+    None where too few of them agree with each other, or most agree with the flow that was `found` without them.
+    """
     agree = agreeing(points, targets)
     if agree.sum() < MIN_MATCHES:
         return None
     points, targets = points[agree], targets[agree]
+    height, width = found.shape[:2]
+    x, y = np.clip(points.astype(int), 0, (width - 1, height - 1)).T
+    if np.mean(np.linalg.norm(points + found[y, x] - targets, axis=1) < FOLLOWED) > MOST:
+        return None
     return (
         smooth_motion(points, targets - points, height, width),
         smooth_motion(targets, points - targets, height, width),

@@ -277,18 +277,21 @@ class FlowStore:
                 return self.weighed(cached)
         first, second = self._small[key[0]], self._small[key[1]]
         there, back = self._starts(key)
-        pair = FlowPair.from_dense(self.estimator(first, second, there), self.estimator(second, first, back))
+        found = self.estimator(first, second, there)
+        pair = FlowPair.from_dense(found, self.estimator(second, first, back))
         if key[1] - key[0] == 1 and _trusted(pair) < WEAK:
-            pair = max(pair, self._led(key) or pair, key=_trusted)
+            pair = max(pair, self._led(key, found) or pair, key=_trusted)
         if self.cache is not None:
             self.cache.put(name, pair.arrays())
         return self.weighed(pair)
 
-    def _led(self, key: Pair) -> FlowPair | None:
-        """The flow between two frames from where their matched features lead; None where these are too few."""
+    def _led(self, key: Pair, found: Float32[np.ndarray, "h w 2"]) -> FlowPair | None:
+        """The flow between two frames from where their matched features lead; None where that is no other way than the
+        one `found` without them.
+        """
         here, there = (self.features.of(frame).points * self.scale for frame in key)
         rows, partners = self.features.match(*key)
-        led = lead(here[rows], there[partners], self.flow_height, self.flow_width)
+        led = lead(here[rows], there[partners], found)
         if led is None:
             return None
         first, second = (self._small[frame] for frame in key)

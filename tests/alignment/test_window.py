@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flowcam_ns.alignment.bootstrap import LensBelief, solve_first_window
 from flowcam_ns.alignment.lens import centred_pixels
-from flowcam_ns.alignment.measure import few_points, neighbour_motion
+from flowcam_ns.alignment.measure import neighbour_motion
 from flowcam_ns.alignment.problem import FlowProblem
 from flowcam_ns.alignment.window import (
     DISTANCES,
@@ -86,6 +86,12 @@ def test_a_window_avoids_standstill() -> None:
     assert sum(key <= 60 for key in keys) <= 1
 
 
+def test_more_motion_than_enough_is_no_better() -> None:
+    motion, support = even(40, 0.05)
+    motion[20:] = 0.2
+    assert first_window(motion, support, (0, 40)) == list(range(KEYS))
+
+
 def test_a_window_keeps_within_its_limits() -> None:
     motion, support = even(60, 0.002)
     assert first_window(motion, support, (5, 9)) == [5, 6, 7, 8]
@@ -102,7 +108,6 @@ def test_between_cuts_the_window_is_shorter() -> None:
     assert first_window(motion, support, (0, 3)) == [0, 1, 2]
 
 
-@pytest.mark.xfail(strict=True, reason="a window is stretched for motion across the cut, and then dropped for it")
 def test_a_slow_scene_that_ends_in_a_cut_has_frames_that_lie_apart_too() -> None:
     motion, support = even(30, 0.002)
     support[26] = CUT
@@ -212,12 +217,19 @@ def test_where_the_picture_hardly_moves_near_and_far_ones_are_compared() -> None
 
 @pytest.fixture(scope="module")
 def slow() -> tuple[ExactFlowStore, np.ndarray]:
-    """Forty frames of a walk at a fifth of its normal speed, and their true poses. Exact flow needs no pictures."""
+    """Forty frames of a walk at a fifth of its normal speed, and their true poses.
+
+    Exact flow needs no pictures of it: in noise, good points lie elsewhere in every frame.
+    """
     plan = plan_clip("walk", 2, frames=300, width=240, height=136)
     shown = range(20, 60)
-    pictures = np.zeros((len(shown), 136, 240, 3), np.uint8)
+    pictures = np.random.default_rng(0).integers(0, 255, (len(shown), 136, 240, 3), dtype=np.uint8)
     frames = Frames(pictures, [str(i) for i in shown], np.array([i / plan.fps for i in shown]), "slow")
     return ExactFlowStore(plan, frames), plan.c2w[shown.start : shown.stop]
+
+
+def two_in_three(points: np.ndarray) -> torch.Tensor:
+    return torch.arange(points.shape[1])[torch.arange(points.shape[1]) % 3 > 0]
 
 
 def window_of(store: ExactFlowStore, keys: list[int] | None = None) -> tuple[list[int], FlowProblem]:
@@ -226,7 +238,7 @@ def window_of(store: ExactFlowStore, keys: list[int] | None = None) -> tuple[lis
     motion, support = neighbour_motion(store, points)
     keys = keys or first_window(motion, support, (0, len(store)))
     assert keys is not None
-    return keys, window_problem(store, points, few_points(points.shape[1], len(store)), motion, keys)
+    return keys, window_problem(store, points, two_in_three(points), motion, keys)
 
 
 def solved(keys: list[int], problem: FlowProblem, truth: np.ndarray) -> PoseScores:
@@ -240,7 +252,7 @@ def test_a_windows_problem_has_a_row_for_each_of_its_frames(slow: tuple[ExactFlo
     store, _ = slow
     keys, problem = window_of(store)
     points = store.good_points(16)
-    few = few_points(points.shape[1], len(store))
+    few = two_in_three(points)
     assert problem.sources.tolist() == list(range(KEYS))
     assert problem.points.shape == (KEYS, 2, len(few))
     expected = centred_pixels(torch.from_numpy(points[keys][:, few]), store.width, store.height)
@@ -251,7 +263,7 @@ def test_its_slots_hold_the_flow_between_its_own_frames(slow: tuple[ExactFlowSto
     store, _ = slow
     keys, problem = window_of(store)
     points = store.good_points(16)
-    few = few_points(points.shape[1], len(store))
+    few = two_in_three(points)
     told = set()
     for row, others in enumerate(problem.neighbours.tolist()):
         for slot, other in enumerate(others):

@@ -109,27 +109,46 @@ def test_wrong_matches_are_dropped_and_right_ones_are_kept(seed: int) -> None:
     assert agree[20:].sum() >= 36
 
 
+def lost(height: int = 200, width: int = 320) -> np.ndarray:
+    """A flow that found nothing."""
+    return np.zeros((height, width, 2), np.float32)
+
+
 def test_few_matches_lead_nowhere() -> None:
     points, targets = two_views(3, count=MIN_MATCHES, wrong=0)
-    assert lead(points, targets, 200, 320) is not None
-    assert lead(points[1:], targets[1:], 200, 320) is None
-    assert lead(points[:0], targets[:0], 200, 320) is None
+    assert lead(points, targets, lost()) is not None
+    assert lead(points[1:], targets[1:], lost()) is None
+    assert lead(points[:0], targets[:0], lost()) is None
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_few_that_agree_among_many_lead_nowhere(seed: int) -> None:
     points, targets = two_views(seed, count=MIN_MATCHES + 2, wrong=6)
-    assert lead(points, targets, 200, 320) is None
+    assert lead(points, targets, lost()) is None
 
 
 def test_matches_all_in_one_place_lead_nowhere() -> None:
     points = np.full((20, 2), 5, np.float32)
-    assert lead(points, points + 3, HEIGHT, WIDTH) is None
+    assert lead(points, points + 30, lost()) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "off", "lost_its_way"), [(1, 2, False), (0.9, 0, False), (0.6, 0, True), (1, 4, True)]
+)
+def test_matches_have_nothing_to_add_to_a_flow_that_ends_where_they_do(
+    share: float, off: float, lost_its_way: bool
+) -> None:
+    points, targets = two_views(3, count=80, wrong=0)
+    known = round(share * len(points))
+    column, row = points[:known].astype(int).T
+    found = lost()
+    found[row, column] = (targets - points)[:known] + np.float32([off, 0])
+    assert (lead(points, targets, found) is not None) == lost_its_way
 
 
 def test_the_lead_goes_there_and_back() -> None:
     points, targets = two_views(0, count=80, wrong=20)
-    both = lead(points, targets, 200, 320)
+    both = lead(points, targets, lost())
     assert both is not None
     for field, places, motion in ((both[0], points, targets - points), (both[1], targets, points - targets)):
         assert field.shape == (200, 320, 2)
@@ -208,22 +227,39 @@ def test_led_flow_comes_back_from_the_cache_the_same(far_apart: np.ndarray, tmp_
     assert found[1][1].mean() > 0.9
 
 
-def test_flow_that_needs_no_lead_is_searched_once() -> None:
-    plane, estimator = texture(WIDE + 5), CountingDIS()
-    FlowStore(in_colour(plane[:, :WIDE], plane[:, 5:]), estimator).compute([(0, 1)])
+@pytest.fixture(scope="module")
+def near() -> np.ndarray:
+    """Two pictures of one plane, 5 px apart."""
+    plane = texture(WIDE + 5)
+    return in_colour(plane[:, :WIDE], plane[:, 5:])
+
+
+def test_flow_that_needs_no_lead_is_searched_once(near: np.ndarray) -> None:
+    estimator = CountingDIS()
+    FlowStore(near, estimator).compute([(0, 1)])
     assert estimator.calls == 2
 
 
-def test_a_lead_into_the_wrong_is_not_followed(far_apart: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    plane = texture(WIDE + 5)
-    near = in_colour(plane[:, :WIDE], plane[:, 5:])
-    monkeypatch.setattr(store_module, "WEAK", 2.0)  # always try
-    wrong = np.full((HIGH, WIDE, 2), (60.0, 90.0), np.float32)
-    tried = []
-    monkeypatch.setattr(store_module, "lead", lambda *_: tried.append(1) or (wrong, wrong))
+def test_weak_flow_is_searched_once_where_matches_say_the_same_or_nothing(
+    near: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "WEAK", 2.0)  # all flow counts as weak
+    flat = np.full_like(near[1], 128)
+    for second in (near[1], flat):
+        estimator = CountingDIS()
+        store = FlowStore(np.stack([near[0], second]), estimator)
+        targets, _ = store.sample([(0, 1), (1, 0)], store.good_points(40))
+        assert np.isfinite(targets).all()
+        assert estimator.calls == 2
+
+
+def test_a_lead_into_the_wrong_is_not_followed(near: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "WEAK", 2.0)
+    wrong, estimator = np.full((HIGH, WIDE, 2), (60.0, 90.0), np.float32), CountingDIS()
+    monkeypatch.setattr(store_module, "lead", lambda *_: (wrong, wrong))
     points = np.tile(np.float32([[100, 100], [200, 50], [250, 150]]), (2, 1, 1))
-    targets, confidence = FlowStore(near).sample([(0, 1)], points)
-    assert tried == [1]
+    targets, confidence = FlowStore(near, estimator).sample([(0, 1)], points)
+    assert estimator.calls == 4
     np.testing.assert_allclose(targets[0] - points[0], np.broadcast_to([-5, 0], (3, 2)), atol=0.2)
     assert confidence.min() > 0.8
 
@@ -239,9 +275,3 @@ def test_unrelated_pictures_get_no_confidence_either_way(seed: int, monkeypatch:
         trusted.append(float((confidence > 0.3).mean()))
     assert trusted[1] < 0.2
     assert trusted[1] <= trusted[0] + 0.05
-
-
-def test_a_flat_picture_breaks_nothing() -> None:
-    store = FlowStore(in_colour(texture(WIDE), np.full((HIGH, WIDE), 128, np.uint8)))
-    targets, _ = store.sample([(0, 1), (1, 0)], store.good_points(40))
-    assert np.isfinite(targets).all()
