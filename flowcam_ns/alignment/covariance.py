@@ -26,7 +26,7 @@ from torch import Tensor
 
 from flowcam_ns.alignment.bootstrap import INDEPENDENT
 from flowcam_ns.alignment.chunks import over_chunks
-from flowcam_ns.alignment.groups import Group, quarters_of, solve, strength
+from flowcam_ns.alignment.groups import Group, Matrix, quarters_of, solve, strength
 from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.linearize import DEPTH, RESIDUAL, linearize, residuals
 from flowcam_ns.alignment.normal_equations import TINY
@@ -44,6 +44,11 @@ the frames of four datasets lies .04, .3, .65 and .96 % from what those say. No 
 DEPTH_SHARE = 0.02
 """Share of the flow vectors that count as independent for a depth: a point's flow to several frames errs together, in
 the direction that its depth explains."""
+EVIDENCE = (50, 8000)
+"""The least and the most independent measurements of its focal length that a video may turn out to hold: four quarters
+alone do not tell it well."""
+WEAKLY = 0.01
+"""Share of the belief that is left where the price of a belief is found."""
 MAX_BELIEF = 1e6
 """Most that is added for the lens, relative to the mean of the diagonal: a lens that is known is as good as held."""
 ORIENTATION_SHARE = 1e-8
@@ -81,10 +86,7 @@ def marginal_uncertainty(
         state: the solution.
         lens_std: what was believed of the lens beforehand.
     """
-    kernel = fitting_kernel(problem, state)
-    fit = _goodness(problem, state, kernel)
-    run = max(1, min(RUN, len(state.c2w) // MIN_RUNS))
-    quarters = [Group.of(problem, state, points, kernel, run) for points in quarters_of(problem.points)]
+    quarters, fit = _quarters(problem, state)
     gauge = gauge_directions(state)
     influence = _influence(quarters, gauge, fit, lens_std)
     centre = state.c2w[:, :3, 3]
@@ -126,6 +128,77 @@ def _goodness(problem: FlowProblem, state: FlowState, kernel: float) -> _Goodnes
     return _Goodness(cost, max(squares / (2 * weight), 1e-12), min(max(slope / weight, 0.1), 1.0))
 
 
+@dataclass(frozen=True)
+class LensEvidence:
+    """How much a video says about its lens, against what was believed beforehand."""
+
+    price: Float[Tensor, "lens"]
+    """What a unit of precision about each unknown is worth in the robust cost's unit: a belief of standard deviation s
+    weighs price / s^2 against the data."""
+    log_focal_std: float
+    """Relative deviation of the focal length by the video alone."""
+
+
+def lens_evidence(problem: FlowProblem, state: FlowState, lens_std: Float[Tensor, "lens"]) -> LensEvidence:
+    """What a video says about its lens.
+
+    For the focal length that is measured, as in `marginal_uncertainty`: a variance that honestly covers errors which go
+    together, times the curvature of the cost. On a straight drive flow's errors speak louder of it than flow does.
+
+    Args:
+        problem: the measurements.
+        state: a solution.
+        lens_std: what was believed of the lens beforehand.
+    """
+    quarters, fit = _quarters(problem, state)
+    return _evidence(quarters, gauge_directions(state), fit, lens_std)
+
+
+def _quarters(problem: FlowProblem, state: FlowState) -> tuple[list[Group], _Goodness]:
+    kernel = fitting_kernel(problem, state)
+    run = max(1, min(RUN, len(state.c2w) // MIN_RUNS))
+    quarters = [Group.of(problem, state, points, kernel, run) for points in quarters_of(problem.points)]
+    return quarters, _goodness(problem, state, kernel)
+
+
+def _evidence(
+    quarters: list[Group], gauge: Float[Tensor, "unknowns 7"], fit: _Goodness, lens_std: Float[Tensor, "lens"]
+) -> LensEvidence:
+    # A trace of the belief, so that what no flow tells has a deviation too.
+    usual = 2 * fit.cost / INDEPENDENT
+    trace = WEAKLY * usual / lens_std.double() ** 2
+    whole = _whole(quarters, fit)
+    trace = trace.clamp(max=MAX_BELIEF * strength(whole))
+    variance = float(_changes(quarters, gauge, fit, trace)[-LENS_SIZE].square().sum())
+    unit = gauge.new_zeros(len(gauge), 1)
+    unit[-LENS_SIZE] = 1
+    promised = max(float(solve(whole, unit, trace, gauge)[-LENS_SIZE]), TINY)
+    price = torch.full_like(lens_std, usual, dtype=torch.float64)
+    least, most = EVIDENCE
+    price[0] = min(max(variance / promised, 2 * fit.cost / most), 2 * fit.cost / least)
+    return LensEvidence(price, variance**0.5)
+
+
+def _whole(quarters: list[Group], fit: _Goodness) -> Matrix:
+    return fit.curvature * sum((quarter.matrix for quarter in quarters[1:]), quarters[0].matrix)
+
+
+def _changes(
+    quarters: list[Group], gauge: Float[Tensor, "unknowns 7"], fit: _Goodness, belief: Float[Tensor, "lens"]
+) -> Float[Tensor, "unknowns groups"]:
+    """What each quarter and each run change in the solution, as columns."""
+    whole = _whole(quarters, fit)
+    changes = []
+    for quarter in quarters:
+        rest = whole - DELETED * fit.curvature * quarter.matrix
+        change = solve(rest, quarter.pulls.sum(1, keepdim=True), belief, gauge)
+        changes.append(change * (1 - 1 / len(quarters)) ** 0.5 * _few(len(quarters)))
+    pulls = sum((quarter.pulls for quarter in quarters[1:]), quarters[0].pulls)
+    count = pulls.shape[1]
+    pulls = pulls * (count / (count - 1)) ** 0.5 * _few(count)
+    return torch.cat([*changes, solve(whole, pulls, belief, gauge)], dim=1)
+
+
 def _influence(
     quarters: list[Group],
     gauge: Float[Tensor, "unknowns 7"],
@@ -133,22 +206,15 @@ def _influence(
     lens_std: Float[Tensor, "lens"] | None,
 ) -> Float[Tensor, "unknowns groups"]:
     """What each quarter, each run and the belief change in the solution, as columns."""
-    whole = fit.curvature * sum((quarter.matrix for quarter in quarters[1:]), quarters[0].matrix)
-    pulls = sum((quarter.pulls for quarter in quarters[1:]), quarters[0].pulls)
-    belief = pulls.new_zeros(LENS_SIZE)
-    if lens_std is not None:
-        # As strong as in the solve (`LensBelief.prior`).
-        belief = 2 * fit.cost / INDEPENDENT / lens_std.double() ** 2
-        belief = belief.clamp(max=MAX_BELIEF * strength(whole))
-    changes = []
-    for quarter in quarters:
-        rest = whole - DELETED * fit.curvature * quarter.matrix
-        change = solve(rest, quarter.pulls.sum(1, keepdim=True), belief, gauge)
-        changes.append(change * (1 - 1 / len(quarters)) ** 0.5 * _few(len(quarters)))
-    count = pulls.shape[1]
-    pulls = pulls * (count / (count - 1)) ** 0.5 * _few(count)
-    pulls = torch.cat([pulls, _pull_of_belief(belief, lens_std, pulls)], dim=1)
-    return torch.cat([*changes, solve(whole, pulls, belief, gauge)], dim=1)
+    nothing = gauge.new_zeros(LENS_SIZE)
+    if lens_std is None:
+        return _changes(quarters, gauge, fit, nothing)
+    whole = _whole(quarters, fit)
+    belief = _evidence(quarters, gauge, fit, lens_std).price / lens_std.double() ** 2
+    belief = belief.clamp(max=MAX_BELIEF * strength(whole))
+    pull = gauge.new_zeros(len(gauge), LENS_SIZE)
+    pull[-LENS_SIZE:] = torch.diag(belief * lens_std.double())
+    return torch.cat([_changes(quarters, gauge, fit, belief), solve(whole, pull, belief, gauge)], dim=1)
 
 
 def _few(groups: int) -> float:
@@ -157,16 +223,6 @@ def _few(groups: int) -> float:
     Student's distribution with one degree of freedom less than there are groups.
     """
     return float(stdtrit(groups - 1, ndtr(2.0))) / 2.0
-
-
-def _pull_of_belief(
-    belief: Float[Tensor, "lens"], lens_std: Float[Tensor, "lens"] | None, like: Tensor
-) -> Float[Tensor, "unknowns lens"]:
-    """How hard the belief pulls where the lens is one standard deviation away from it."""
-    pull = like.new_zeros(len(like), LENS_SIZE)
-    if lens_std is not None:
-        pull[-LENS_SIZE:] = torch.diag(belief * lens_std.double())
-    return pull
 
 
 def gauge_directions(state: FlowState) -> Float[Tensor, "unknowns 7"]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from flowcam_ns.alignment import measure
 from flowcam_ns.alignment.bootstrap import PIXEL, LensBelief
 from flowcam_ns.alignment.bridge import Bridged, Video
+from flowcam_ns.alignment.covariance import lens_evidence
 from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.far_pairs import FlowPrediction, choose_far_pairs, measure_far_pairs
 from flowcam_ns.alignment.feature_rows import feature_rows, weighted
@@ -18,6 +19,9 @@ from flowcam_ns.alignment.measure import Measurements, few_points
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Solved
 from flowcam_ns.alignment.refine import ALL_OF_LENS, fitting_kernel, refine_all, retriangulate
 from flowcam_ns.alignment.watch import Progress, Stopwatch
+
+ILL_DETERMINED = 0.04
+"""Relative deviation of a focal length from which flow hardly tells it."""
 
 
 def solve_finally(
@@ -62,16 +66,32 @@ def solve_finally(
         cameras, start = _with_features(cameras, start, video, part.frames, report)
     with watch("final solve"):
         report("Refining", 0.5, state.c2w)
-        found, stages = start, (ALL_OF_LENS,)
-        for scale in (8.0, 2.0, None) if bridged.revisits else (2.0, None):
-            scales = (fitting_kernel(cameras, found) / PIXEL if scale is None else scale,)
-            found = refine_all(
-                cameras, found, belief, scales=scales, iterations=10, stages=stages, tolerance=3e-4
-            ).state
+        found = _cameras(cameras, start, belief, (8.0, 2.0) if bridged.revisits else (2.0,))
         depth = state.inverse_depth.clone()
         depth[:, few] = found.inverse_depth[: len(depth)]
         state = triangulate(problem, replace(found, inverse_depth=depth), (2 * PIXEL, 0.5 * PIXEL), steps=3)
     return Solved(problem, state, cameras, found)
+
+
+def _cameras(problem: FlowProblem, start: FlowState, belief: LensBelief, scales: tuple[float, ...]) -> FlowState:
+    """Poses and lens under robust kernels of these widths (px), then with a kernel and a belief that fit the errors."""
+    found = refine_all(
+        problem, start, belief, scales=scales, iterations=10, stages=(ALL_OF_LENS,), tolerance=3e-4
+    ).state
+    evidence = None if belief.known else lens_evidence(problem, found, belief.std)
+    scales = (fitting_kernel(problem, found) / PIXEL,)
+    # Where flow hardly tells the focal length, belief does, and the way there is long and shallow.
+    far = evidence is not None and evidence.log_focal_std > ILL_DETERMINED
+    return refine_all(
+        problem,
+        found,
+        belief,
+        scales=scales,
+        iterations=30 if far else 10,
+        stages=(ALL_OF_LENS,),
+        tolerance=1e-5 if far else 3e-4,
+        price=None if evidence is None else evidence.price,
+    ).state
 
 
 def _far_pairs(few: FlowProblem, bridged: Bridged, state: FlowState, measured: Measurements) -> list[measure.Pair]:

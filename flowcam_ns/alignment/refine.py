@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from flowcam_ns.alignment.bootstrap import PIXEL, LensBelief
 from flowcam_ns.alignment.depths import triangulate
@@ -31,7 +32,7 @@ def refine_all(
     iterations: int,
     stages: tuple[tuple[bool, ...], ...] = LENS_STAGES,
     tolerance: float = 1e-4,
-    progress: Callable[[FlowState], None] | None = None,
+    price: Float[Tensor, "lens"] | None = None,
 ) -> Solution:
     """Robust solve over every pose, depth and the lens; frame 0 of the problem is held.
 
@@ -43,7 +44,7 @@ def refine_all(
         iterations: most steps for each of them.
         stages: which lens unknowns are free at each scale (the last stage serves all further scales).
         tolerance: share of the cost below which a step counts as standing still.
-        progress: called with the state after each scale.
+        price: what a unit of precision about the lens is worth in the cost, where that has been measured.
     """
     frames, rows = len(state.c2w), len(problem.sources)
     device = problem.sources.device
@@ -57,13 +58,11 @@ def refine_all(
             solution.state,
             free,
             scale=scale * PIXEL,
-            prior=belief.prior(robust_cost_at(problem, solution.state, scale * PIXEL), solution.state.lens),
+            prior=belief.prior(robust_cost_at(problem, solution.state, scale * PIXEL), solution.state.lens, price),
             iterations=iterations,
             damping=max(solution.damping, 1e-5),
             tolerance=tolerance,
         )
-        if progress is not None:
-            progress(solution.state)
     c2w = se3.orthonormalized(solution.state.c2w)
     return replace(solution, state=replace(solution.state, c2w=c2w))
 
