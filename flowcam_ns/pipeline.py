@@ -34,6 +34,7 @@ from flowcam_ns.model.checkpoint import read_checkpoint
 from flowcam_ns.model.flowcam_model import FlowCamModel, FlowCamModelConfig
 from flowcam_ns.startup import export_hint, process_age
 from flowcam_ns.viewer.panel import FlowCamPanel
+from flowcam_ns.viewer.uncertainty import colours, describe
 
 CPU_VIEWER_RESOLUTION = 192
 STATUS_EVERY = 10
@@ -146,12 +147,24 @@ class FlowCamPipeline(VanillaPipeline):
         self._show(cameras.c2w, cameras.posed)
         posed, sources = cameras.posed.nonzero()[:, 0].tolist(), self.datamanager.frames.sources
         self.viewer_panel.set_frames([f"{i}: {sources[i]}" for i in posed], cameras.c2w[posed].numpy())
+        self._show_uncertainty(cameras, posed)
         first = int(cameras.posed.nonzero()[0])
         inverse = self.flowcam.scene_depth.depth()[0]
         seen = inverse[inverse > 0]
         depth = 1 / float(seen.median()) if len(seen) else 1.0
         lens = cameras.camera
         self.viewer_panel.set_start_view(cameras.c2w[first].numpy(), depth, 2 * math.atan(lens.height / 2 / lens.fy))
+
+    def _show_uncertainty(self, cameras: EstimatedCameras, posed: list[int]) -> None:
+        known = cameras.uncertainty
+        if known is None:
+            return
+        centres = cameras.c2w[posed, :3, 3].numpy()
+        position, rotation = known.position[posed].numpy(), known.rotation_deg[posed].numpy()
+        extent = float(np.sqrt(np.square(centres - centres.mean(0)).sum(-1).mean()))
+        names = [self.datamanager.frames.sources[i] for i in posed]
+        text = describe(names, position, rotation, cameras.camera.fx, known.focal, extent)
+        self.viewer_panel.show_uncertainty(text, centres, colours(position))
 
     def _contexts_of(self, c2w: Float[np.ndarray, "4 4"]) -> list[str]:
         """Names of the frames that a view is blended from, and their shares before visibility is known."""

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Race our pose estimation against COLMAP on recorded sequences, and check what ours says about its own errors, whether
-it says the same of the same video given in other ways, and what a long video costs.
+"""Race our pose estimation against COLMAP on recorded sequences, as they are and made harder, and check what ours says
+about its own errors, whether it says the same of the same video given in other ways, and what a long video costs.
 
 The race needs pycolmap: pip install ".[benchmark]"
 
@@ -12,6 +12,7 @@ python scripts/benchmark_poses.py --sections long
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -24,6 +25,7 @@ import tyro
 
 from _benchmark.calibration_table import INDEPENDENT, Case, calibration_section, synthetic_cases
 from _benchmark.comparison import Race, accuracy_section, cost_section, total_times
+from _benchmark.hard import VARIANTS, harder
 from _benchmark.judge_table import judge_rows, judge_section
 from _benchmark.long import long_section
 from _benchmark.machine import describe_machine
@@ -34,14 +36,14 @@ from _benchmark.tables import Section, write_report
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.synthetic.motions import BENCHMARK_MOTIONS
 
-SectionName = Literal["race", "uncertainty", "stability", "long"]
+SectionName = Literal["race", "uncertainty", "hard", "stability", "long"]
 
 
 @dataclass
 class BenchmarkOptions:
     """What to compare, and where to put it."""
 
-    sections: tuple[SectionName, ...] = ("race", "uncertainty", "stability", "long")
+    sections: tuple[SectionName, ...] = ("race", "uncertainty", "hard", "stability", "long")
     """Which tables to make."""
 
     data: Path = Path("../shared/data")
@@ -56,12 +58,16 @@ class BenchmarkOptions:
     """Processor cores that each method may use."""
     time_limit: float = 3600
     """Seconds after which a method counts as failed on a sequence."""
+    known_lens: bool = False
+    """Give every method of the race the dataset's own lens, which is held: what remains is not the lens's doing."""
     judge: bool = True
     """Whether poses are also judged by feature matches, which needs no truth."""
     motions: tuple[str, ...] = BENCHMARK_MOTIONS
     """Synthetic motions on which the reported uncertainty is checked, beside the recorded sequences."""
     seeds: tuple[int, ...] = (1,)
     """Seeds of the synthetic scenes; every motion is filmed in each."""
+    hard_methods: tuple[Method, ...] = ("ours", "colmap")
+    """Who takes part where the sequences are made harder."""
     stable: tuple[str, ...] = ("flip_phone_desk", "redkitchen_a", "box_realsense")
     """Sequences that are also given reversed, smaller, and with frames left out, unless `sequences` names others."""
     long_frames: tuple[int, ...] = (250, 500, 1000)
@@ -75,8 +81,9 @@ class BenchmarkOptions:
 def main(options: BenchmarkOptions) -> None:
     """Section by section and sequence by sequence; what is measured is on disk before the next one starts."""
     methods = installed(options.methods) if "race" in options.sections else ("ours",)
+    hard_methods = installed(options.hard_methods) if "hard" in options.sections else ("ours",)
     machine = describe_machine()
-    if methods != ("ours",):
+    if {*methods, *hard_methods} != {"ours"}:
         machine["pycolmap"] = version("pycolmap")
     machine["load average at the start"] = os.getloadavg()[1]
     done: list[Section] = []
@@ -96,6 +103,9 @@ def main(options: BenchmarkOptions) -> None:
         print(total_times(races), flush=True)
         if "uncertainty" in options.sections and "ours" in methods:
             done.append(calibration_section(calibration_cases(races, options)))
+    if "hard" in options.sections:
+        done.append(hard_section(options, hard_methods))
+        write()
     if "stability" in options.sections:
         recorded = load_sequences(options, options.sequences or options.stable)
         runs = options.output_dir / "stability"
@@ -114,6 +124,18 @@ def load_sequences(options: BenchmarkOptions, names: Iterable[str]) -> list[Reco
     return [load_sequence(options.data, name) for name in names]
 
 
+def hard_section(options: BenchmarkOptions, methods: tuple[Method, ...]) -> Section:
+    """The sequences made harder, one row for each method."""
+    races = []
+    for sequence in load_sequences(options, options.sequences or all_names(options.data)):
+        for variant in VARIANTS:
+            with tempfile.TemporaryDirectory(prefix="flowcam-benchmark-") as scratch:
+                races.append(run_race(harder(sequence, variant, Path(scratch) / "cut"), methods, options))
+    section = accuracy_section(races)
+    section.title = "Harder versions of the sequences"
+    return section
+
+
 def race_sections(races: list[Race], judged: Section) -> list[Section]:
     """Tables of the race."""
     return [accuracy_section(races), cost_section(races), *([judged] if judged.rows else [])]
@@ -125,9 +147,15 @@ def run_race(sequence: RecordedSequence, methods: tuple[Method, ...], options: B
     with tempfile.TemporaryDirectory(prefix="flowcam-benchmark-") as scratch:
         images = sequence.link_images(Path(scratch) / "frames")
         for method in methods:
-            result = options.output_dir / "runs" / f"{sequence.name.replace(':', '_')}-{method}.json"
+            result = options.output_dir / "runs" / f"{re.sub('[^A-Za-z0-9]+', '_', sequence.name)}-{method}.json"
             outcome = run_method(
-                method, images, len(sequence.frames), result, cores=options.cores, time_limit=options.time_limit
+                method,
+                images,
+                len(sequence.frames),
+                result,
+                cores=options.cores,
+                time_limit=options.time_limit,
+                lens=sequence.truth.camera if options.known_lens else None,
             )
             posed = int(outcome.estimate.posed.sum())
             print(f"{sequence.name}: {outcome.title}: {posed} posed in {outcome.seconds:.1f} s", flush=True)

@@ -18,6 +18,7 @@ from _benchmark.command import run
 from _benchmark.comparison import Race, accuracy_section, cost_section, total_times
 from _benchmark.epipolar import GAPS, PAIRS_PER_GAP, Candidate, judge, match_features, sampson_error, spread_pairs
 from _benchmark.estimate import Estimate
+from _benchmark.hard import VARIANTS, harder
 from _benchmark.judge_table import TRUTH, judge_rows
 from _benchmark.long import long_section, loop_ends, loop_gap
 from _benchmark.methods import Outcome, run_method
@@ -324,6 +325,31 @@ def test_a_focal_length_said_to_be_known_must_hold(clip: SyntheticClip) -> None:
         reported.focal_std = std * clip.camera.fx
         cases.append(Case("a", "synthetic", Outcome("ours", reported, 1.0, 1.0), clip.c2w, clip.camera))
     assert "at most 3 %: 2, of which 1 lie within 2" in calibration_section(cases).notes[-1]
+
+
+# --- harder versions
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_harder_version_has_the_truth_of_its_own_frames(dataset: Path, tmp_path: Path, variant: str) -> None:
+    sequence = load_sequence(dataset, "clip")
+    made = harder(sequence, variant, tmp_path / "cut")
+    which = {"every third frame": [0, 3, 6, 9, 12], "first third": [0, 1, 2, 3], "middle third": [4, 5, 6, 7]}
+    kept = which.get(variant, list(range(FRAMES)))
+    assert made.name == f"clip, {variant}"
+    assert len(made.files) == len(made.frames) == len(kept)
+    assert np.array_equal(made.truth.c2w, sequence.truth.c2w[kept])
+    whole, lens = sequence.truth.camera, made.truth.camera
+    assert whole is not None
+    assert lens is not None
+    if variant == "one side cut off":
+        image = cv2.imread(str(made.files[4]))
+        assert image is not None
+        assert np.array_equal(image[..., ::-1], sequence.frames.images[4][:, :256])
+        assert lens == replace(whole, width=256)
+    else:
+        assert made.files == [sequence.files[i] for i in kept]
+        assert lens == whole
 
 
 # --- stability

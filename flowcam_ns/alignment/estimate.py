@@ -106,16 +106,14 @@ def _estimate(
     belief = lens_belief(frames, camera or frames.camera, options)
     with watch("flow"):
         points, measured, motion, support = _measure(frames, store, options, report)
-    features = store.features
-    with watch("solve"), features.found_meanwhile(feature_pairs(len(frames))):
-        problem = measure.build_problem(store, points, measured)
-        few = few_points(points.shape[1], len(frames))
-        coarse = problem.thinned(few)
+    few = few_points(points.shape[1], len(frames))
+    with watch("solve"), store.features.found_meanwhile(feature_pairs(len(frames))):
+        coarse = measure.build_problem(store, points, measured).thinned(few)
         given = None if start is None else segment_from_poses(coarse, start, belief)
-        window = partial(window_problem, store, points, few, motion)
-        segments = (
-            [given] if given is not None else solve_segments(coarse, motion, support, belief, report_part, window)
-        )
+        segments = [] if given is None else [given]
+        if given is None:
+            window = partial(window_problem, store, points, few, motion)
+            segments = solve_segments(coarse, motion, support, belief, report_part, window)
         if not segments:
             raise FlowCamError(
                 f"{frames.name}: fewer than three neighbouring frames share trustworthy flow; is the video sharp and "
@@ -131,7 +129,7 @@ def _estimate(
         warnings.append(ONLY_TURNS)
         bridged, solved = Bridged(main), Solved(part, turning, part, turning)
     else:
-        video = Video(store, features, coarse, points[:, few], points)
+        video = Video(store, store.features, coarse, points[:, few], points)
         bridged = _tie(video, main, others, motion, watch)
         solved = solve_finally(video, bridged, measured, belief, report, watch)
     report("Refining", 1.0, solved.state.c2w)

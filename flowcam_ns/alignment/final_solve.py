@@ -20,6 +20,8 @@ from flowcam_ns.alignment.problem import FlowProblem, FlowState, Solved
 from flowcam_ns.alignment.refine import ALL_OF_LENS, fitting_kernel, refine_all, retriangulate
 from flowcam_ns.alignment.watch import Progress, Stopwatch
 
+LONG = 250
+"""Frames beyond which dense flow makes room for the solve: so much of it does not stay in memory anyway."""
 ILL_DETERMINED = 0.04
 """Relative deviation of a focal length from which flow hardly tells it."""
 
@@ -64,6 +66,8 @@ def solve_finally(
     cameras, start = problem.thinned(few), replace(state, inverse_depth=state.inverse_depth[:, few])
     with watch("features"):
         cameras, start = _with_features(cameras, start, video, part.frames, report)
+    if len(video.store) > LONG:
+        video.store.release()
     with watch("final solve"):
         report("Refining", 0.5, state.c2w)
         found = _cameras(cameras, start, belief, (8.0, 2.0) if bridged.revisits else (2.0,))

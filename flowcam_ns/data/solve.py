@@ -16,7 +16,7 @@ from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.data.network_poses import network_alignment, network_flow
 from flowcam_ns.data.network_video import flow_error, paper_alignment
 from flowcam_ns.errors import FlowCamError
-from flowcam_ns.model.camera_optimizer import EstimatedCameras
+from flowcam_ns.model.camera_optimizer import CameraUncertainty, EstimatedCameras
 from flowcam_ns.model.checkpoint import read_checkpoint
 from flowcam_ns.model.depth_edges import follow_edges
 from flowcam_ns.model.network_stage import NetworkStage
@@ -46,8 +46,12 @@ class Reconstruction:
 
     @property
     def cameras(self) -> EstimatedCameras:
-        """Poses and lens."""
-        return EstimatedCameras(self.alignment.c2w, self.alignment.camera, self.alignment.posed)
+        """Poses and lens, and how sure they are where the solve tells that."""
+        found, uncertainty = self.alignment, None
+        if found.position_std is not None and found.rotation_std_deg is not None:
+            focal = float("inf") if found.focal_std is None else found.focal_std
+            uncertainty = CameraUncertainty(found.position_std, found.rotation_std_deg, focal)
+        return EstimatedCameras(found.c2w, found.camera, found.posed, uncertainty)
 
 
 def reconstruct(

@@ -6,9 +6,20 @@ through those that agree with one motion of the camera leads the search to withi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, UInt8
+
+from flowcam_ns.flow.estimator import FlowEstimator
+from flowcam_ns.flow.pair import FlowPair
+from flowcam_ns.flow.warped import guided_flow
+
+WEAK = 0.6
+"""Between frames of which less than this share moves in a way that can be trusted, features lead a second try."""
+TRUSTED = 76
+"""Confidence (of 255) from which a flow vector counts for that."""
 
 MIN_MATCHES = 12
 """Fewer matches than this, after those that contradict one motion of the camera have gone, lead nowhere."""
@@ -22,6 +33,37 @@ GRID_STEP = 8
 """The motion is worked out for every so many px and interpolated."""
 STIFFNESS = 0.05
 """How reluctantly the motion around a place varies: relative weight of a motion that is the same everywhere."""
+
+
+def followed(
+    pair: FlowPair,
+    found: Float32[np.ndarray, "h w 2"],
+    estimator: FlowEstimator,
+    images: tuple[UInt8[np.ndarray, "h w *rgb"], UInt8[np.ndarray, "h w *rgb"]],
+    matches: Callable[[], tuple[Float32[np.ndarray, "n 2"], Float32[np.ndarray, "n 2"]]],
+) -> FlowPair:
+    """The flow of two images, or one that features led, whichever can be trusted more.
+
+    Args:
+        pair: the flow there and back that was found without features.
+        found: the flow there, px.
+        estimator: to search with once more.
+        images: between which the flow is.
+        matches: asked for points of the first image and their partners in the second (px), where flow is weak.
+    """
+    if _trusted(pair) >= WEAK:
+        return pair
+    led = lead(*matches(), found)
+    if led is None:
+        return pair
+    first, second = images
+    there, back = guided_flow(estimator, first, second, led[0]), guided_flow(estimator, second, first, led[1])
+    return max(pair, FlowPair.from_dense(there, back), key=_trusted)
+
+
+def _trusted(pair: FlowPair) -> float:
+    """Share of a pair's flow that can be trusted, in the direction in which it is less."""
+    return float((pair.confidence > TRUSTED).mean(axis=(1, 2)).min())
 
 
 def lead(

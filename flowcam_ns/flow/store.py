@@ -18,10 +18,9 @@ from flowcam_ns.flow.corners import points_in_cells
 from flowcam_ns.flow.estimator import FlowEstimator, make_estimator
 from flowcam_ns.flow.features import Features
 from flowcam_ns.flow.gather import BilinearGather
-from flowcam_ns.flow.lead import lead
+from flowcam_ns.flow.lead import followed
 from flowcam_ns.flow.pair import STEPS_PER_PX, FlowPair
 from flowcam_ns.flow.threads import one_opencv_thread
-from flowcam_ns.flow.warped import guided_flow
 
 Pair = tuple[int, int]
 Progress = Callable[[int, int], None]
@@ -32,10 +31,6 @@ DEFAULT_CHAIN = 16
 """Largest gap between frames whose flow starts from the flows in between."""
 MASK_MARGIN = 4
 """Pixels of the flow image around a mask that the masked thing's flow may have reached."""
-WEAK = 0.6
-"""Between neighbours of which less than this share moves in a way that can be trusted, features lead a second try."""
-TRUSTED = 76
-"""Confidence (of 255) from which a flow vector counts for that."""
 SAMPLED_AT_ONCE = 256
 """Directed pairs sampled in one batch; bounds the memory of a call."""
 
@@ -162,6 +157,12 @@ class FlowStore:
         ]
         return (np.stack(found) / self.scale).astype(np.float32)
 
+    def release(self) -> None:
+        """Let go of the flow in memory: what is asked for once more comes from the cache, or is computed again."""
+        with self._lock:
+            self._pairs.clear()
+            self._bytes = 0
+
     def flow_image(self, frame: int) -> UInt8[np.ndarray, "h w *rgb"]:
         """The image of a frame on which flow is estimated."""
         return self._small[frame]
@@ -279,25 +280,17 @@ class FlowStore:
         there, back = self._starts(key)
         found = self.estimator(first, second, there)
         pair = FlowPair.from_dense(found, self.estimator(second, first, back))
-        if key[1] - key[0] == 1 and _trusted(pair) < WEAK:
-            pair = max(pair, self._led(key, found) or pair, key=_trusted)
+        if key[1] - key[0] == 1:
+            pair = followed(pair, found, self.estimator, (first, second), lambda: self._matched(key))
         if self.cache is not None:
             self.cache.put(name, pair.arrays())
         return self.weighed(pair)
 
-    def _led(self, key: Pair, found: Float32[np.ndarray, "h w 2"]) -> FlowPair | None:
-        """The flow between two frames from where their matched features lead; None where that is no other way than the
-        one `found` without them.
-        """
-        here, there = (self.features.of(frame).points * self.scale for frame in key)
+    def _matched(self, key: Pair) -> tuple[Float32[np.ndarray, "n 2"], Float32[np.ndarray, "n 2"]]:
+        """Where two frames show the same features, px of their flow images."""
         rows, partners = self.features.match(*key)
-        led = lead(here[rows], there[partners], found)
-        if led is None:
-            return None
-        first, second = (self._small[frame] for frame in key)
-        return FlowPair.from_dense(
-            guided_flow(self.estimator, first, second, led[0]), guided_flow(self.estimator, second, first, led[1])
-        )
+        here, there = (self.features.of(frame).points * self.scale for frame in key)
+        return here[rows], there[partners]
 
     def _starts(
         self, key: Pair
@@ -352,11 +345,6 @@ def ordered(pair: Pair) -> Pair:
     """The pair with its smaller frame number first."""
     i, j = int(pair[0]), int(pair[1])
     return (i, j) if i < j else (j, i)
-
-
-def _trusted(pair: FlowPair) -> float:
-    """Share of a pair's flow that can be trusted, in the direction in which it is less."""
-    return float((pair.confidence > TRUSTED).mean(axis=(1, 2)).min())
 
 
 def _stays_inside(flow: Float32[np.ndarray, "h w 2"]) -> Bool[np.ndarray, "h w"]:

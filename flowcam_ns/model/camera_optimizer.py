@@ -15,6 +15,23 @@ from flowcam_ns.geometry.camera import Camera
 
 
 @dataclass(frozen=True)
+class CameraUncertainty:
+    """Standard deviations of estimated cameras; infinite where nothing is known."""
+
+    position: Float[Tensor, "frames"]
+    """World units."""
+    rotation_deg: Float[Tensor, "frames"]
+    focal: float
+    """Px."""
+
+    @classmethod
+    def unknown(cls, frames: int) -> CameraUncertainty:
+        """Nothing is known."""
+        nothing = torch.full((frames,), torch.inf, dtype=torch.float64)
+        return cls(nothing, nothing.clone(), float("inf"))
+
+
+@dataclass(frozen=True)
 class EstimatedCameras:
     """Poses of all frames of a clip and their common lens, as nerfstudio's copies of the cameras receive them."""
 
@@ -23,6 +40,8 @@ class EstimatedCameras:
     camera: Camera
     posed: Bool[Tensor, "frames"]
     """False where a frame could not be posed; its row of `c2w` is a placeholder."""
+    uncertainty: CameraUncertainty | None = None
+    """Where the estimate tells it."""
 
 
 @dataclass
@@ -43,6 +62,9 @@ class FlowCameraOptimizer(CameraOptimizer):
     posed: Tensor
     lens: Tensor
     solved: Tensor
+    position_std: Tensor
+    rotation_std_deg: Tensor
+    focal_std: Tensor
 
     def __init__(
         self, config: CameraOptimizerConfig, num_cameras: int, device: torch.device | str, **kwargs: Any
@@ -52,6 +74,10 @@ class FlowCameraOptimizer(CameraOptimizer):
         self.register_buffer("posed", torch.zeros(num_cameras, dtype=torch.bool))
         self.register_buffer("lens", torch.zeros(10, dtype=torch.float64))
         self.register_buffer("solved", torch.zeros((), dtype=torch.bool))
+        unknown = CameraUncertainty.unknown(num_cameras)
+        self.register_buffer("position_std", unknown.position)
+        self.register_buffer("rotation_std_deg", unknown.rotation_deg)
+        self.register_buffer("focal_std", torch.tensor(unknown.focal, dtype=torch.float64))
 
     @property
     def is_solved(self) -> bool:
@@ -66,13 +92,20 @@ class FlowCameraOptimizer(CameraOptimizer):
         self.c2w.copy_(cameras.c2w)
         self.posed.copy_(cameras.posed)
         self.lens.copy_(torch.tensor(lens, dtype=torch.float64))
+        uncertainty = cameras.uncertainty or CameraUncertainty.unknown(self.num_cameras)
+        self.position_std.copy_(uncertainty.position)
+        self.rotation_std_deg.copy_(uncertainty.rotation_deg)
+        self.focal_std.fill_(uncertainty.focal)
         self.solved.fill_(True)
 
     def cameras(self) -> EstimatedCameras:
         """The stored cameras, on the CPU."""
         width, height, *rest = self.lens.tolist()
         camera = Camera(int(width), int(height), *rest)
-        return EstimatedCameras(self.c2w.detach().cpu().clone(), camera, self.posed.cpu().clone())
+        uncertainty = CameraUncertainty(
+            self.position_std.cpu().clone(), self.rotation_std_deg.cpu().clone(), float(self.focal_std)
+        )
+        return EstimatedCameras(self.c2w.detach().cpu().clone(), camera, self.posed.cpu().clone(), uncertainty)
 
     def forward(self, indices: Int[Tensor, "camera_indices"]) -> Float[Tensor, "camera_indices 3 4"]:
         """Identity: the cameras already stand where flow put them."""

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import viser
 import viser.transforms as vtf
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
 TRAJECTORY_COLOUR = (255, 80, 0)
 STEP_BACK, STEP_UP = 0.15, 0.1
 """The start view stands these shares of the scene's depth behind and above the first camera, so that cameras show."""
-
-
 NOWHERE = "-"
+DOT = 0.06
+"""Size of the dot that says how sure a camera is, in the viewer's units."""
 ADAPT_SECONDS, STILL_SECONDS = 5.0, 0.7
 COARSEST, FINEST = 96, 512
 """Px of a still view's long side."""
@@ -41,6 +41,8 @@ class FlowCamPanel(ViewerControl):
         self._markdown: Any = None
         self._contexts: Any = None
         self._jump: Any = None
+        self._sureness: Any = None
+        self._sure = ""
         self._status = "Waiting for the first training step"
         self._start: tuple[Float[np.ndarray, "4 4"], float, float] | None = None
         self._cameras: dict[str, Float[np.ndarray, "4 4"]] = {}
@@ -52,6 +54,7 @@ class FlowCamPanel(ViewerControl):
         self._viewer = viewer
         gui = viewer.viser_server.gui
         self._markdown = gui.add_markdown(self._status, order=-1)
+        self._sureness = gui.add_markdown(self._sure, order=-0.95)
         self._contexts = gui.add_markdown("", order=-0.9)
         self._jump = gui.add_dropdown("Jump to camera", self._choices(), order=-0.8)
         self._jump.on_update(self._go)
@@ -70,6 +73,20 @@ class FlowCamPanel(ViewerControl):
         self._cameras = dict(zip(names, c2w, strict=True))
         if self._jump is not None:
             self._jump.options = self._choices()
+
+    def show_uncertainty(self, text: str, centres: Float[np.ndarray, "n 3"], colours: UInt8[np.ndarray, "n 3"]) -> None:
+        """Say how sure the cameras are, and mark each with a dot of its colour (world units)."""
+        self._sure = text
+        if self._sureness is not None:
+            self._sureness.content = text
+        if self._viewer is not None and len(centres):
+            self._viewer.viser_server.scene.add_point_cloud(
+                "/flowcam/uncertainty",
+                points=(centres * VISER_NERFSTUDIO_SCALE_RATIO).astype(np.float32),
+                colors=colours,
+                point_size=DOT,
+                point_shape="circle",
+            )
 
     def adapt(self, rays_per_second: float) -> None:
         """Let a still view be as fine as it can be within `STILL_SECONDS`; called now and then, not at every step.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -56,7 +57,14 @@ def installed(methods: tuple[Method, ...]) -> tuple[Method, ...]:
 
 
 def run_method(
-    method: Method, source: Path, frames: int, result: Path, *, cores: int = 2, time_limit: float = 3600
+    method: Method,
+    source: Path,
+    frames: int,
+    result: Path,
+    *,
+    cores: int = 2,
+    time_limit: float = 3600,
+    lens: Camera | None = None,
 ) -> Outcome:
     """Run a method on a video or a folder of images, with an empty flow cache.
 
@@ -67,11 +75,14 @@ def run_method(
         result: JSON file to be written, with a log beside it.
         cores: how many processor cores it may use.
         time_limit: seconds after which it counts as failed.
+        lens: given to the method; estimated by it where None.
     """
     result.parent.mkdir(parents=True, exist_ok=True)
     result.unlink(missing_ok=True)
     log = result.with_suffix(".log")
     command = ["-m", "_benchmark.pose_run", method, str(source.absolute()), str(result.absolute()), str(cores)]
+    if lens is not None:
+        command.append(json.dumps(asdict(lens)))
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="flowcam-cache-") as cache:
         environment = {"FLOWCAM_CACHE": cache, "OMP_NUM_THREADS": str(cores), "PYTHONPATH": _python_path()}

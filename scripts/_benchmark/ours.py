@@ -13,17 +13,23 @@ from _benchmark.estimate import Estimate
 from flowcam_ns.alignment.estimate import estimate_poses
 from flowcam_ns.alignment.watch import Progress
 from flowcam_ns.errors import FlowCamError
+from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.video.load import load_frames
 from flowcam_ns.video.options import FrameOptions
 
 
-def solve(path: Path, options: FrameOptions | None = None, progress: Progress | None = None) -> Estimate:
-    """Poses of a video or folder of images; a refusal is an estimate with nothing posed."""
+def solve(
+    path: Path,
+    options: FrameOptions | None = None,
+    progress: Progress | None = None,
+    camera: Camera | None = None,
+) -> Estimate:
+    """Poses of a video or folder of images, under a lens where one is given; a refusal has nothing posed."""
     started = time.monotonic()
     frames = load_frames(path, options)
     decoded = time.monotonic()
     try:
-        found = estimate_poses(frames, progress=progress)
+        found = estimate_poses(frames, camera, progress=progress)
     except FlowCamError as error:
         stages = {"reading": decoded - started, "until it gave up": time.monotonic() - decoded}
         return Estimate.nothing(len(frames), str(error), stages)

@@ -67,7 +67,7 @@ def test_frames_cut_out_of_an_orbit_are_tied_in_place_and_scale(
     Plain flow does not tie these: features lead the flow over the jump; where they may not, they bridge the parts.
     """
     if not led:
-        monkeypatch.setattr("flowcam_ns.flow.store.WEAK", 0.0)
+        monkeypatch.setattr("flowcam_ns.flow.lead.WEAK", 0.0)
     which = [*BEFORE, *AFTER, 4]
     found = estimate_poses(frames_of(rendered("orbit", 2, which)), options=UNCACHED)
     assert found.posed.all()

@@ -350,3 +350,15 @@ def test_without_confidence_all_flow_counts_that_stays_inside() -> None:
     assert set(np.unique(trusted)) <= {0.0, 1.0}
     assert trusted.mean() > 2 * doubted.mean()
     assert trusted[0, 0] == float((flow[0, 0] >= 0).all())
+
+
+def test_released_flow_is_computed_once_more_and_is_the_same() -> None:
+    store = FlowStore(warped(AFFINES["translation"]))
+    points = store.good_points(40)
+    before = store.sample([(0, 1)], points)
+    assert store._bytes > 0
+    store.release()
+    assert (store._bytes, len(store._pairs)) == (0, 0)
+    for first, second in zip(before, store.sample([(0, 1)], points), strict=True):
+        assert np.array_equal(first, second)
+    assert store._bytes > 0

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowcam_ns.flow import store as store_module
+from flowcam_ns.flow import lead as lead_module
 from flowcam_ns.flow.cache import FlowCache
 from flowcam_ns.flow.dis import DISFlow
 from flowcam_ns.flow.lead import MIN_MATCHES, agreeing, lead, smooth_motion
@@ -212,7 +212,7 @@ def test_features_lead_flow_between_pictures_that_lie_too_far_apart(
     error, confidence = followed(FlowStore(far_apart, long_side=long_side))
     assert ((error < 1) & (confidence > 0.5)).mean(axis=1).min() > 0.9
     assert confidence.mean() > 0.9
-    monkeypatch.setattr(store_module, "WEAK", 0.0)
+    monkeypatch.setattr(lead_module, "WEAK", 0.0)
     error, confidence = followed(FlowStore(far_apart, long_side=long_side))
     assert (error < 1).mean() < 0.05
     assert confidence.mean() < 0.3
@@ -243,7 +243,7 @@ def test_flow_that_needs_no_lead_is_searched_once(near: np.ndarray) -> None:
 def test_weak_flow_is_searched_once_where_matches_say_the_same_or_nothing(
     near: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "WEAK", 2.0)  # all flow counts as weak
+    monkeypatch.setattr(lead_module, "WEAK", 2.0)  # all flow counts as weak
     flat = np.full_like(near[1], 128)
     for second in (near[1], flat):
         estimator = CountingDIS()
@@ -254,9 +254,9 @@ def test_weak_flow_is_searched_once_where_matches_say_the_same_or_nothing(
 
 
 def test_a_lead_into_the_wrong_is_not_followed(near: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "WEAK", 2.0)
+    monkeypatch.setattr(lead_module, "WEAK", 2.0)
     wrong, estimator = np.full((HIGH, WIDE, 2), (60.0, 90.0), np.float32), CountingDIS()
-    monkeypatch.setattr(store_module, "lead", lambda *_: (wrong, wrong))
+    monkeypatch.setattr(lead_module, "lead", lambda *_: (wrong, wrong))
     points = np.tile(np.float32([[100, 100], [200, 50], [250, 150]]), (2, 1, 1))
     targets, confidence = FlowStore(near, estimator).sample([(0, 1)], points)
     assert estimator.calls == 4
@@ -268,8 +268,8 @@ def test_a_lead_into_the_wrong_is_not_followed(near: np.ndarray, monkeypatch: py
 def test_unrelated_pictures_get_no_confidence_either_way(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = in_colour(texture(WIDE, seed), texture(WIDE, seed + 1))
     trusted = []
-    for weak in (0.0, store_module.WEAK):
-        monkeypatch.setattr(store_module, "WEAK", weak)
+    for weak in (0.0, lead_module.WEAK):
+        monkeypatch.setattr(lead_module, "WEAK", weak)
         store = FlowStore(pictures)
         _, confidence = store.sample([(0, 1), (1, 0)], store.good_points(12))
         trusted.append(float((confidence > 0.3).mean()))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from flowcam_ns.viewer.panel import FlowCamPanel
+from flowcam_ns.viewer.uncertainty import colours, describe
 
 RATIO = 10.0
 
@@ -30,7 +31,8 @@ class Recorder:
     def __init__(self) -> None:
         self.trajectory: np.ndarray | None = None
         self.on_connect: Any = None
-        self.scene = SimpleNamespace(add_spline_catmull_rom=self._spline)
+        self.scene = SimpleNamespace(add_spline_catmull_rom=self._spline, add_point_cloud=self._points)
+        self.dots: dict[str, Any] = {}
         self.gui = SimpleNamespace(
             add_markdown=lambda text, order: SimpleNamespace(content=text), add_dropdown=Dropdown
         )
@@ -44,6 +46,9 @@ class Recorder:
 
     def get_clients(self) -> dict[int, Any]:
         return self.clients
+
+    def _points(self, name: str, points: np.ndarray, colors: np.ndarray, **style: object) -> None:
+        self.dots = {"name": name, "points": points, "colors": colors}
 
     def _spline(self, name: str, positions: np.ndarray, **style: object) -> None:
         self.trajectory = positions
@@ -134,6 +139,29 @@ def test_a_viewer_jumps_to_where_a_frame_was_taken_and_others_stay() -> None:
     panel._jump.value = "-"
     panel._jump.callback(SimpleNamespace(client=other))
     assert not hasattr(other.camera, "position")
+
+
+def test_how_sure_the_cameras_are_is_said_and_shown_in_colours() -> None:
+    panel, viewer = FlowCamPanel(), fake_viewer(1)
+    panel.show_uncertainty("known before the viewer", np.zeros((0, 3)), np.zeros((0, 3), np.uint8))
+    panel._setup(viewer)  # type: ignore[arg-type]
+    assert panel._sureness.content == "known before the viewer"
+    std, turn = np.array([0.01, 0.02, np.inf]), np.array([0.1, 0.3, np.inf])
+    text = describe(["a.png", "b.png", "c.png"], std, turn, focal=500.0, focal_std=2.5, extent=1.0)
+    assert "500 px ± 2.5" in text
+    assert "1.5 %" in text
+    assert "0.2°" in text
+    assert "least sure: b.png" in text
+    panel.show_uncertainty(text, poses(3)[:, :3, 3], colours(std))
+    assert panel._sureness.content == text
+    assert viewer.viser_server.dots["points"] == pytest.approx(RATIO * poses(3)[:, :3, 3])
+    red = viewer.viser_server.dots["colors"][:, 0].astype(int)
+    assert red[0] < red[1] == red[2]
+
+
+def test_nothing_is_said_of_cameras_whose_uncertainty_is_unknown() -> None:
+    unknown = np.full(2, np.inf)
+    assert describe(["a", "b"], unknown, unknown, 500.0, np.inf, 1.0) == ""
 
 
 def test_the_frames_behind_a_view_are_named_as_the_camera_moves() -> None:
