@@ -53,16 +53,16 @@ def segment_from_poses(problem: FlowProblem, c2w: Float[Tensor, "frames 4 4"], b
     assert best is not None
     solved = refine_all(problem, best, belief, scales=KERNELS, iterations=8, stages=LENS_STAGES[:1]).state
     solved = in_front(solved)
-    if float(least_explained(problem, solved)) < BELIEVED:
+    if float(explained_shares(problem, solved).min()) < BELIEVED:
         return None
     return Segment(0, frames, solved)
 
 
-def least_explained(problem: FlowProblem, state: FlowState, trusted: float = 0.04) -> Float[Tensor, ""]:
-    """The share of trustworthy flow that is explained, at the frame where it is least."""
+def explained_shares(problem: FlowProblem, state: FlowState, trusted: float = 0.04) -> Float[Tensor, "rows"]:
+    """The share of its trustworthy flow that each frame's pose explains; 0 where there is none."""
     error, valid = residuals(problem, state)
     counts = problem.confidence > trusted
     explained = counts & valid & (error.norm(dim=-2) < EXPLAINED)
     seen = counts.sum(dim=(1, 2))
     share = explained.sum(dim=(1, 2)) / seen.clamp(min=1)
-    return torch.where(seen > 0, share, torch.zeros_like(share)).min()
+    return torch.where(seen > 0, share, torch.zeros_like(share))

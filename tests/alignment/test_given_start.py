@@ -82,8 +82,10 @@ def test_a_start_that_leads_nowhere_is_dropped(
 ) -> None:
     tumbling = se3.exp(2 * torch.randn(FRAMES, 6, generator=torch.Generator().manual_seed(0)).double())
     believed: list[float] = []
-    least = given_start.least_explained
-    monkeypatch.setattr(given_start, "least_explained", lambda *x: believed.append(float(least(*x))) or least(*x))
+    shares = given_start.explained_shares
+    monkeypatch.setattr(
+        given_start, "explained_shares", lambda *x: believed.append(float(shares(*x).min())) or shares(*x)
+    )
     solved = estimate_poses(clip.to_frames(), clip.camera, OPTIONS, flow=store, start=tumbling)
     assert believed[0] < given_start.BELIEVED
     assert relative_ate(clip, solved.c2w) < 0.03

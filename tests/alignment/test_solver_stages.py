@@ -20,7 +20,7 @@ from flowcam_ns.alignment.measure import build_problem, measure_pairs
 from flowcam_ns.alignment.parallax import fit_rotation, only_turns
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.alignment.refine import median_error, refine_all, retriangulate
-from flowcam_ns.alignment.segments import segment_problem, solve_segments, unposed_reasons
+from flowcam_ns.alignment.segments import longest_believable_run, segment_problem, solve_segments, unposed_reasons
 from flowcam_ns.alignment.two_view import two_view_start
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.metrics import score_trajectory
@@ -194,6 +194,19 @@ def test_the_solution_behind_the_cameras_is_turned_to_the_front(exact_problem: M
     assert torch.equal(turned.inverse_depth, truth.inverse_depth)
     assert torch.equal(turned.c2w, truth.c2w)
     assert in_front(truth) is truth
+
+
+def test_frames_of_a_window_that_explain_little_of_their_flow_are_not_believed(exact_problem: MakeProblem) -> None:
+    problem, truth = exact_problem(frames=8, points=80)
+    assert longest_believable_run(problem, truth) == (0, 8)
+    wrong = truth.c2w.clone()
+    wrong[7] = wrong[7] @ se3.exp(torch.tensor([0.0, 0.0, 0.0, 0.1, 0.0, 0.0], dtype=torch.float64))
+    start, stop = longest_believable_run(problem, replace(truth, c2w=wrong))
+    assert start == 0
+    assert 3 <= stop <= 7
+    behind = truth.inverse_depth.clone()
+    behind[:3] *= -1
+    assert longest_believable_run(problem, replace(truth, inverse_depth=behind))[0] >= 3
 
 
 # Frame by frame
