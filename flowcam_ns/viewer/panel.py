@@ -43,6 +43,7 @@ class FlowCamPanel(ViewerControl):
         self._jump: Any = None
         self._sureness: Any = None
         self._sure = ""
+        self._dots: tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"]] | None = None
         self._status = "Waiting for the first training step"
         self._start: tuple[Float[np.ndarray, "4 4"], float, float] | None = None
         self._cameras: dict[str, Float[np.ndarray, "4 4"]] = {}
@@ -59,6 +60,7 @@ class FlowCamPanel(ViewerControl):
         self._jump = gui.add_dropdown("Jump to camera", self._choices(), order=-0.8)
         self._jump.on_update(self._go)
         viewer.viser_server.on_client_connect(self._welcome)
+        self._draw_dots()
         if self.max_resolution is not None:
             viewer.control_panel._max_res.value = self.max_resolution
 
@@ -76,17 +78,10 @@ class FlowCamPanel(ViewerControl):
 
     def show_uncertainty(self, text: str, centres: Float[np.ndarray, "n 3"], colours: UInt8[np.ndarray, "n 3"]) -> None:
         """Say how sure the cameras are, and mark each with a dot of its colour (world units)."""
-        self._sure = text
+        self._sure, self._dots = text, (centres, colours)
         if self._sureness is not None:
             self._sureness.content = text
-        if self._viewer is not None and len(centres):
-            self._viewer.viser_server.scene.add_point_cloud(
-                "/flowcam/uncertainty",
-                points=(centres * VISER_NERFSTUDIO_SCALE_RATIO).astype(np.float32),
-                colors=colours,
-                point_size=DOT,
-                point_shape="circle",
-            )
+        self._draw_dots()
 
     def adapt(self, rays_per_second: float) -> None:
         """Let a still view be as fine as it can be within `STILL_SECONDS`; called now and then, not at every step.
@@ -142,6 +137,18 @@ class FlowCamPanel(ViewerControl):
         if self._viewer is not None and first:
             for client in self._viewer.viser_server.get_clients().values():
                 self._place(client)
+
+    def _draw_dots(self) -> None:
+        if self._viewer is None or self._dots is None or len(self._dots[0]) == 0:
+            return
+        centres, colours = self._dots
+        self._viewer.viser_server.scene.add_point_cloud(
+            "/flowcam/uncertainty",
+            points=(centres * VISER_NERFSTUDIO_SCALE_RATIO).astype(np.float32),
+            colors=colours,
+            point_size=DOT,
+            point_shape="circle",
+        )
 
     def _choices(self) -> list[str]:
         return [NOWHERE, *self._cameras]

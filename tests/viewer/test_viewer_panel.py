@@ -143,9 +143,10 @@ def test_a_viewer_jumps_to_where_a_frame_was_taken_and_others_stay() -> None:
 
 def test_how_sure_the_cameras_are_is_said_and_shown_in_colours() -> None:
     panel, viewer = FlowCamPanel(), fake_viewer(1)
-    panel.show_uncertainty("known before the viewer", np.zeros((0, 3)), np.zeros((0, 3), np.uint8))
+    panel.show_uncertainty("known before the viewer", np.ones((1, 3)), np.zeros((1, 3), np.uint8))
     panel._setup(viewer)  # type: ignore[arg-type]
     assert panel._sureness.content == "known before the viewer"
+    assert viewer.viser_server.dots["points"].shape == (1, 3)
     std, turn = np.array([0.01, 0.02, np.inf]), np.array([0.1, 0.3, np.inf])
     text = describe(["a.png", "b.png", "c.png"], std, turn, focal=500.0, focal_std=2.5, extent=1.0)
     assert "500 px ± 2.5" in text
