@@ -151,7 +151,7 @@ def lens_evidence(problem: FlowProblem, state: FlowState, lens_std: Float[Tensor
         lens_std: what was believed of the lens beforehand.
     """
     quarters, fit = _quarters(problem, state)
-    return _evidence(quarters, gauge_directions(state), fit, lens_std)
+    return _evidence(quarters, _whole(quarters, fit), gauge_directions(state), fit, lens_std)
 
 
 def _quarters(problem: FlowProblem, state: FlowState) -> tuple[list[Group], _Goodness]:
@@ -162,14 +162,17 @@ def _quarters(problem: FlowProblem, state: FlowState) -> tuple[list[Group], _Goo
 
 
 def _evidence(
-    quarters: list[Group], gauge: Float[Tensor, "unknowns 7"], fit: _Goodness, lens_std: Float[Tensor, "lens"]
+    quarters: list[Group],
+    whole: Matrix,
+    gauge: Float[Tensor, "unknowns 7"],
+    fit: _Goodness,
+    lens_std: Float[Tensor, "lens"],
 ) -> LensEvidence:
     # A trace of the belief, so that what no flow tells has a deviation too.
     usual = 2 * fit.cost / INDEPENDENT
     trace = WEAKLY * usual / lens_std.double() ** 2
-    whole = _whole(quarters, fit)
     trace = trace.clamp(max=MAX_BELIEF * strength(whole))
-    variance = float(_changes(quarters, gauge, fit, trace)[-LENS_SIZE].square().sum())
+    variance = float(_changes(quarters, whole, gauge, fit, trace)[-LENS_SIZE].square().sum())
     unit = gauge.new_zeros(len(gauge), 1)
     unit[-LENS_SIZE] = 1
     promised = max(float(solve(whole, unit, trace, gauge)[-LENS_SIZE]), TINY)
@@ -180,14 +183,18 @@ def _evidence(
 
 
 def _whole(quarters: list[Group], fit: _Goodness) -> Matrix:
+    """The cameras' normal equations over all quarters."""
     return fit.curvature * sum((quarter.matrix for quarter in quarters[1:]), quarters[0].matrix)
 
 
 def _changes(
-    quarters: list[Group], gauge: Float[Tensor, "unknowns 7"], fit: _Goodness, belief: Float[Tensor, "lens"]
+    quarters: list[Group],
+    whole: Matrix,
+    gauge: Float[Tensor, "unknowns 7"],
+    fit: _Goodness,
+    belief: Float[Tensor, "lens"],
 ) -> Float[Tensor, "unknowns groups"]:
     """What each quarter and each run change in the solution, as columns."""
-    whole = _whole(quarters, fit)
     changes = []
     for quarter in quarters:
         rest = whole - DELETED * fit.curvature * quarter.matrix
@@ -206,15 +213,14 @@ def _influence(
     lens_std: Float[Tensor, "lens"] | None,
 ) -> Float[Tensor, "unknowns groups"]:
     """What each quarter, each run and the belief change in the solution, as columns."""
-    nothing = gauge.new_zeros(LENS_SIZE)
-    if lens_std is None:
-        return _changes(quarters, gauge, fit, nothing)
     whole = _whole(quarters, fit)
-    belief = _evidence(quarters, gauge, fit, lens_std).price / lens_std.double() ** 2
+    if lens_std is None:
+        return _changes(quarters, whole, gauge, fit, gauge.new_zeros(LENS_SIZE))
+    belief = _evidence(quarters, whole, gauge, fit, lens_std).price / lens_std.double() ** 2
     belief = belief.clamp(max=MAX_BELIEF * strength(whole))
     pull = gauge.new_zeros(len(gauge), LENS_SIZE)
     pull[-LENS_SIZE:] = torch.diag(belief * lens_std.double())
-    return torch.cat([_changes(quarters, gauge, fit, belief), solve(whole, pull, belief, gauge)], dim=1)
+    return torch.cat([_changes(quarters, whole, gauge, fit, belief), solve(whole, pull, belief, gauge)], dim=1)
 
 
 def _few(groups: int) -> float:

@@ -110,8 +110,9 @@ def _estimate(
     with watch("solve"), store.features.found_meanwhile(feature_pairs(len(frames))):
         coarse = measure.build_problem(store, points, measured).thinned(few)
         given = None if start is None else segment_from_poses(coarse, start, belief)
-        segments = [] if given is None else [given]
-        if given is None:
+        if given is not None:
+            segments = [given]
+        else:
             window = partial(window_problem, store, points, few, motion)
             segments = solve_segments(coarse, motion, support, belief, report_part, window)
         if not segments:

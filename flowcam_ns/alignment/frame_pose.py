@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import cv2
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowcam_ns.alignment.lens import project, project_jacobians, rays
 from flowcam_ns.alignment.linearize import MIN_DEPTH_RATIO
+from flowcam_ns.alignment.pnp import solve_pnp
 from flowcam_ns.alignment.robust import geman_mcclure
 from flowcam_ns.alignment.two_view import essential_motion
 from flowcam_ns.geometry import se3
@@ -85,20 +85,8 @@ def sampled_pose(seen: Sightings, lens: Float[Tensor, "lens"], tolerance: float)
     world = (seen.points[chosen, :3] / seen.points[chosen, 3:]).cpu().numpy()
     ray = rays(seen.pixels[chosen].T, lens).T.contiguous().cpu().numpy()
     cv2.setRNGSeed(0)
-    found, turn, shift, inside = cv2.solvePnPRansac(
-        world,
-        ray,
-        np.eye(3),
-        np.zeros(4),
-        iterationsCount=RANSAC_TRIALS,
-        reprojectionError=tolerance / float(lens[0].exp()),
-        flags=cv2.SOLVEPNP_AP3P,
-    )
-    if not found or inside is None:
-        return None
-    pose = np.eye(4)
-    pose[:3, :3], pose[:3, 3] = cv2.Rodrigues(turn)[0], shift[:, 0]
-    return torch.from_numpy(pose).to(seen.points) if np.isfinite(pose).all() else None
+    pose = solve_pnp(world, ray, tolerance / float(lens[0].exp()), RANSAC_TRIALS, refine=False)
+    return None if pose is None else torch.from_numpy(pose).to(seen.points)
 
 
 def pose_from_two_views(

@@ -110,9 +110,9 @@ def _resect(problem: FlowProblem, segment: Segment, new: int) -> Float[Tensor, "
     known = _depth_known(problem, segment, rows)
     seen = _sightings(problem, segment.state, rows, slots, known)
     lens = segment.state.lens
-    w2c = se3.inverse(segment.state.c2w)
     side = 1 if new >= segment.stop else -1
-    last, before = w2c[new - side], w2c[new - 2 * side]
+    c2w = segment.state.c2w
+    last, before = se3.inverse(c2w[new - side]), se3.inverse(c2w[new - 2 * side])
     starts = (
         lambda: last @ se3.inverse(before) @ last,  # as fast as up to now
         lambda: sampled_pose(seen, lens, SAMPLE_TOLERANCE),
@@ -137,7 +137,7 @@ def _resect(problem: FlowProblem, segment: Segment, new: int) -> Float[Tensor, "
             known[0],
             segment.state.inverse_depth[rows[0]],
             lens,
-            w2c[rows[0]],
+            se3.inverse(c2w[rows[0]]),
         )
     return None if best is None else se3.inverse(best)
 

@@ -45,13 +45,18 @@ def neighbour_motion(
     return motion, good.mean(axis=1)
 
 
+def travelled(motion: Float[np.ndarray, "steps"], unknown: float = 0.0) -> Float[np.ndarray, "frames"]:
+    """How far the picture has moved up to each frame; a step of which nothing is known counts as `unknown`."""
+    return np.concatenate([[0.0], np.cumsum(np.where(np.isfinite(motion), motion, unknown))])
+
+
 def choose_pairs(motion: Float[np.ndarray, "steps"]) -> list[Pair]:
     """Frame pairs (i < j) whose flow is worth having: every neighbour, and longer ones as far as the motion allows."""
     frames = len(motion) + 1
-    travelled = np.concatenate([[0.0], np.cumsum(np.where(np.isfinite(motion), motion, 10 * REACH))])
+    way = travelled(motion, unknown=10 * REACH)
     pairs = [(i, i + 1) for i in range(frames - 1)]
     for i in range(frames):
-        reachable = [g for g in LEVELS if i + g < frames and travelled[i + g] - travelled[i] <= REACH]
+        reachable = [g for g in LEVELS if i + g < frames and way[i + g] - way[i] <= REACH]
         # The longest distances carry the most parallax; the shortest ones add little where motion is slow.
         pairs += [(i, i + g) for g in reachable[-(WANTED_GAPS - 1) :]]
     return pairs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int
@@ -16,6 +15,7 @@ from flowcam_ns.alignment.lens import centred_pixels, rays
 from flowcam_ns.alignment.linearize import residuals
 from flowcam_ns.alignment.measure import centred_points, flow_weight
 from flowcam_ns.alignment.part import Part
+from flowcam_ns.alignment.pnp import solve_pnp
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.flow.features import Features
 from flowcam_ns.flow.store import FlowStore
@@ -27,7 +27,6 @@ MIN_INLIERS, MIN_SHARE = 16, 0.35
 MIN_SPREAD = 0.035
 """The matches that agree must spread by so much (standard deviation, long sides) along both of their main directions,
 in both frames: those on one small thing (a logo) are no proof."""
-RANSAC_TRIALS = 500
 FAR = 0.02
 """Inverse depths below this share of the frame's median stand for points at infinity."""
 AGREES = 3 * PIXEL
@@ -134,23 +133,6 @@ def resect(known: KnownPart, frame: int, by: int) -> Resection | None:
     if inside.sum() < max(MIN_INLIERS, MIN_SHARE * len(here)) or min(spread) < MIN_SPREAD:
         return None
     return Resection(by, frame, pose, points[inside], ray[inside], here[inside])
-
-
-def solve_pnp(
-    points: Float64[np.ndarray, "n 3"], ray: Float64[np.ndarray, "n 2"], tolerance: float
-) -> Float64[np.ndarray, "4 4"] | None:
-    """Camera-from-world pose that projects most points within `tolerance` of their rays (x/z, y/z); None if none."""
-    straight, none = np.eye(3), np.zeros(4)
-    found, turn, shift, inside = cv2.solvePnPRansac(
-        points, ray, straight, none, iterationsCount=RANSAC_TRIALS, reprojectionError=tolerance, flags=cv2.SOLVEPNP_AP3P
-    )
-    if not found or inside is None or len(inside) < 4:
-        return None
-    kept = np.asarray(inside, np.intp)[:, 0]
-    turn, shift = cv2.solvePnPRefineLM(points[kept], ray[kept], straight, none, turn, shift)
-    pose = np.eye(4)
-    pose[:3, :3], pose[:3, 3] = cv2.Rodrigues(turn)[0], shift[:, 0]
-    return pose if np.isfinite(pose).all() else None
 
 
 def agreement(

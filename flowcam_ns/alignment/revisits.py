@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from flowcam_ns.alignment import measure
 from flowcam_ns.alignment.bridge import Video
 from flowcam_ns.alignment.part import Part
 from flowcam_ns.alignment.pose_graph import Edge, close_loops
@@ -39,7 +40,7 @@ def without_drift(video: Video, part: Part, motion: Float[np.ndarray, "steps"]) 
         part: what is posed so far.
         motion: apparent motion between neighbouring frames of the video, long sides.
     """
-    travelled = np.concatenate([[0.0], np.cumsum(np.where(np.isfinite(motion), motion, 0.0))])
+    travelled = measure.travelled(motion)
     frames = part.frames.tolist()
     if travelled[frames[-1]] - travelled[frames[0]] < LONG:
         return part, 0

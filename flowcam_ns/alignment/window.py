@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from flowcam_ns.alignment import measure
 from flowcam_ns.alignment.problem import FlowProblem
@@ -41,25 +41,24 @@ def first_window(
         limits: the frames [low, high) among which to look.
     """
     low, high = limits
-    steps = np.where(np.isfinite(motion), motion, 0.0)
-    travelled = np.concatenate([[0.0], np.cumsum(steps)])
+    way = measure.travelled(motion)
     breaks = np.nonzero(support < WINDOW_SUPPORT)[0]
     for length in range(min(KEYS, high - low), MIN_FRAMES - 1, -1):
         best, best_score = None, -1.0
         for first in range(low, high - length + 1):
             last = first + length - 1
             if length == KEYS:
-                enough = int(np.searchsorted(travelled, travelled[first] + GOOD_MOTION))
+                enough = int(np.searchsorted(way, way[first] + GOOD_MOTION))
                 holds = int(breaks[breaks >= first].min(initial=high - 1))
                 last = max(last, min(enough, first + LONGEST - 1, high - 1, holds))
             weakest = float(support[first:last].min())
-            moved = travelled[last] - travelled[first]
+            moved = way[last] - way[first]
             # Early windows win ties: the video's first frame is a natural origin.
             score = weakest * min(moved / GOOD_MOTION, 1.0) * (1 - 1e-3 * (first - low) / (high - low))
             if weakest >= WINDOW_SUPPORT and score > best_score:
                 best, best_score = (first, last), score
         if best is not None:
-            return evenly_moved(travelled, *best, length)
+            return evenly_moved(way, *best, length)
     return None
 
 
@@ -78,18 +77,18 @@ def evenly_moved(travelled: Float[np.ndarray, "frames"], first: int, last: int, 
 
 def window_pairs(keys: list[int], motion: Float[np.ndarray, "steps"]) -> list[measure.Pair]:
     """Pairs of a window's frames that are compared."""
-    travelled = np.concatenate([[0.0], np.cumsum(np.where(np.isfinite(motion), motion, 0.0))])
+    way = measure.travelled(motion)
     return [
         (keys[a], keys[b])
         for a, b in combinations(range(len(keys)), 2)
-        if b - a == 1 or (b - a in DISTANCES and travelled[keys[b]] - travelled[keys[a]] <= REACH)
+        if b - a == 1 or (b - a in DISTANCES and way[keys[b]] - way[keys[a]] <= REACH)
     ]
 
 
 def window_problem(
     store: FlowStore,
     points: Float[np.ndarray, "frames points 2"],
-    few: Float[torch.Tensor, "few"],
+    few: Int[torch.Tensor, "few"],
     motion: Float[np.ndarray, "steps"],
     keys: list[int],
 ) -> FlowProblem:

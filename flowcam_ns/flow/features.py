@@ -90,8 +90,8 @@ class Features:
         """Find the features of several frames, side by side."""
         missing = [frame for frame in dict.fromkeys(frames) if frame not in self._found]
         with one_opencv_thread(), ThreadPoolExecutor(self.workers, thread_name_prefix="features") as pool:
-            for frame, found in zip(missing, pool.map(self._find, missing), strict=True):
-                self._found[frame] = found
+            for _ in pool.map(self.of, missing):
+                pass
 
     def of(self, frame: int) -> FrameFeatures:
         """The features of one frame, found by the calling thread where they are not at hand."""

@@ -14,8 +14,9 @@ from scipy.spatial.transform import Rotation
 from flowcam_ns.alignment.estimate import estimate_poses
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.part import Part
+from flowcam_ns.alignment.pnp import solve_pnp
 from flowcam_ns.alignment.problem import FlowState
-from flowcam_ns.alignment.resection import agreement, solve_pnp
+from flowcam_ns.alignment.resection import agreement
 from flowcam_ns.alignment.tie import Similarity, moved
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.metrics import score_trajectory
