@@ -35,6 +35,7 @@ PREFIXES = {
 LISTED_DIFFERENCES = 8
 PUBLISHED_LONG_SIDE = 128
 """Size of the frames that the authors' RealEstate10K checkpoint was trained on, px."""
+MAY_BE_ZERO = ("pose_steps", "pose_search")
 LARGEST_NUMBER = 4096
 """No width, count or distance of a network in a file may be larger: files are not trusted."""
 
@@ -178,16 +179,16 @@ def _layers(content: object, path: Path) -> NetworkConfig:
     if not isinstance(content, dict) or not content.keys() <= {each.name for each in fields(NetworkConfig)}:
         raise FlowCamError(f"{path} holds layers that are not those of a FlowCam network")
     for name, value in content.items():
-        if not _is_sane(value, hints[name]):
+        if not _is_sane(value, hints[name], 0 if name in MAY_BE_ZERO else 1):
             raise FlowCamError(f"{path} holds a network with {name} = {str(value)[:40]!r}, which cannot be")
     return NetworkConfig(**content)
 
 
-def _is_sane(value: object, kind: Any) -> bool:
+def _is_sane(value: object, kind: Any, least: int) -> bool:
     if getattr(kind, "__origin__", None) is Literal:
         return value in get_args(kind)
     if kind is bool:
         return isinstance(value, bool)
     if kind is int:
-        return type(value) is int and 0 < value <= LARGEST_NUMBER
+        return type(value) is int and least <= value <= LARGEST_NUMBER
     return type(value) in (int, float) and abs(value) <= LARGEST_NUMBER  # type: ignore[arg-type]

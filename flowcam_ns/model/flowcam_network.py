@@ -89,7 +89,7 @@ class FlowCamNetwork(nn.Module):
             weights=torch.ones_like(uv[..., :1]) if self.confidence is None else self.confidence(matched).float(),
             flow_confidence=None if clip.confidence is None else gather_pixels(clip.confidence[:, :, None], rays),
         )
-        return solve_motion(matches, clip, self.config.confidence_by_depth)
+        return solve_motion(matches, clip, self.config)
 
     def rerender(
         self,

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from flowcam_ns.model import scene_flow
 from flowcam_ns.model.clip import Clip
+from flowcam_ns.model.motion_refinement import Reprojection, refine_motion
+from flowcam_ns.model.network_config import NetworkConfig
 from flowcam_ns.model.surfaces import RaySurfaces
 
 
@@ -48,15 +50,22 @@ class MotionOutput(Matches):
     """What `flow` would be if surfaces and motion were right."""
 
 
-def solve_motion(matches: Matches, clip: Clip, confidence_by_depth: bool) -> MotionOutput:
-    """Steps 6 and 8 of the method: poses by weighted Procrustes, and the flow they induce."""
+def solve_motion(matches: Matches, clip: Clip, config: NetworkConfig) -> MotionOutput:
+    """Steps 6 and 8 of the method: poses by weighted Procrustes (refined, if the config says so), and their flow."""
     later, partner = matches.later, matches.partner_surfaces
-    weights = matches.weights
+    trust = matches.weights
     if matches.flow_confidence is not None:
-        weights = weights * matches.flow_confidence
-    if confidence_by_depth:
+        trust = trust * matches.flow_confidence
+    weights = trust
+    if config.confidence_by_depth:
         weights = weights * scene_flow.depth_weights(later.points, partner.points)
     relative = scene_flow.relative_poses(later.points, partner.points, weights)
+    if config.pose_steps > 0:
+        ends = matches.uv + matches.flow
+        match = Reprojection.of(
+            later, clip.intrinsics[:, :-1], ends, trust[..., 0], config.depth_spread, config.flow_noise
+        )
+        relative = refine_motion(relative, match, config.pose_steps, config.pose_search)
     return MotionOutput(
         **{name: getattr(matches, name) for name in Matches.__dataclass_fields__},
         relative=relative,

@@ -44,6 +44,14 @@ class NetworkConfig:
     """Hidden units of the network that weighs correspondences."""
     confidence_by_depth: bool = False
     """Also weigh a correspondence by 1 / z^2: the error of a surface point grows with its distance."""
+    pose_steps: int = 0
+    """Gauss-Newton steps on the flow that the motion leaves unexplained, after Procrustes (published: none)."""
+    pose_search: int = 0
+    """Steps of a search before those: also from motions along the three axes, both ways; 0 starts from Procrustes."""
+    depth_spread: float = 0.3
+    """Standard deviation of the surfaces' depths, as a share, that those steps count with; 0 holds the surfaces."""
+    flow_noise: float = 0.0005
+    """Standard deviation of the flow that those steps count with, as a fraction of the image's width."""
     num_samples: int = 64
     """Samples along a ray."""
     near: float = 1.0
@@ -79,6 +87,8 @@ def small_config(num_context_views: int = 2) -> NetworkConfig:
         floor_prior=2.0,
         confidence_width=32,
         confidence_by_depth=True,
+        pose_steps=2,
+        pose_search=4,
         num_samples=16,
         near=0.5,
         far=12.0,
