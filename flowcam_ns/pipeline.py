@@ -93,7 +93,7 @@ class FlowCamPipeline(VanillaPipeline):
             if self._field_started is None:
                 self._field_started = time.monotonic()
             outputs, losses, metrics = super().get_train_loss_dict(step)
-            every = self.config.model.network.every
+            every = self.config.model.network_every
             if every > 0 and step % every == 0:
                 network_losses, network_metrics = self._network_step()
                 losses, metrics = losses | network_losses, metrics | network_metrics

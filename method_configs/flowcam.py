@@ -14,7 +14,6 @@ from flowcam_ns.data.dataparser import FlowCamDataParserConfig
 from flowcam_ns.model.adam import adam
 from flowcam_ns.model.blend_field import BlendFieldConfig
 from flowcam_ns.model.flowcam_model import FlowCamModelConfig
-from flowcam_ns.model.network_stage import NetworkStageConfig
 from flowcam_ns.pipeline import FlowCamPipelineConfig
 from flowcam_ns.startup import ensure_ffmpeg
 from flowcam_ns.trainer import FlowCamTrainerConfig
@@ -45,7 +44,6 @@ flowcam_method = MethodSpecification(
             model=FlowCamModelConfig(
                 eval_num_rays_per_chunk=2**18 if CUDA else 2**17,
                 blend=BlendFieldConfig(width=32, implementation="tcnn") if TCNN else BlendFieldConfig(),
-                network=NetworkStageConfig(every=10),
             ),
         ),
         # No scheduler: nerfstudio's put NumPy numbers into checkpoints, which torch >= 2.6 refuses to load.

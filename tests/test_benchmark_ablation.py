@@ -30,8 +30,10 @@ def test_every_part_is_a_field_of_the_config_and_a_flag(source: Input, tmp_path:
     for changes in PARTS.values():
         config = configured(changes, source, SIZE, tmp_path)
         assert (config == configured({}, source, SIZE, tmp_path)) == (not changes)
-    assert configured(PARTS["no confidence of flow"], source, SIZE, tmp_path).alignment.flow_confidence is False
-    assert flags(PARTS["no confidence of flow"]) == "--pipeline.alignment.flow-confidence False"
+    assert (
+        configured(PARTS["with it, no confidence of flow"], source, SIZE, tmp_path).alignment.flow_confidence is False
+    )
+    assert flags({"alignment.flow_confidence": False}) == "--pipeline.alignment.flow-confidence False"
     assert METHOD.pipeline.datamanager.data != source.data, "the method itself must stay as it was"
     with pytest.raises(AttributeError, match="has no model"):
         configured({"model.nonsense": 1}, source, SIZE, tmp_path)
@@ -39,8 +41,8 @@ def test_every_part_is_a_field_of_the_config_and_a_flag(source: Input, tmp_path:
 
 def test_the_field_is_the_same_with_and_without_the_network(source: Input, tmp_path: Path) -> None:
     ablation = Ablation(source, tmp_path, "cpu", warm_up=False)
-    whole = ablation.run("default", {}, SIZE)
-    part = ablation.run("no network", PARTS["no network (steps 3-4)"], SIZE)
+    whole = ablation.run("with the network", PARTS["with the network (steps 3-4)"], SIZE)
+    part = ablation.run("default", {}, SIZE)
     shared = ("ATE, %", "AUC@5", "rotation, degrees", "PSNR", "solve, s")
     assert {name: whole[name] for name in shared} == {name: part[name] for name in shared}
     for name in ("network's ATE, %", "network's AUC@5", "network, s"):

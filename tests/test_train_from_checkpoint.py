@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from flowcam_ns.method_configs.flowcam import flowcam_method
 
 from flowcam_ns.alignment import estimate
 from flowcam_ns.model.checkpoint import read_checkpoint, to_our_names, write_checkpoint
+from flowcam_ns.model.flowcam_model import FlowCamModelConfig
 from flowcam_ns.model.flowcam_network import FlowCamNetwork
 from flowcam_ns.model.network_config import NetworkConfig, small_config
+from flowcam_ns.model.network_stage import EVERY
 from flowcam_ns.pipeline import FlowCamPipeline
 from flowcam_ns.synthetic.clip import make_clip
 from flowcam_ns.synthetic.video_file import write_video
@@ -34,6 +37,20 @@ def configured(video: Path, checkpoint: Path) -> FlowCamTrainerConfig:
     config.vis = "tensorboard"
     config.pipeline.model.checkpoint = checkpoint  # type: ignore[attr-defined]
     return config
+
+
+def test_the_network_is_trained_where_it_starts_from_a_checkpoint_rules_the_poses_or_is_asked_for() -> None:
+    model = flowcam_method.config.pipeline.model
+    assert isinstance(model, FlowCamModelConfig)
+
+    def every(paper: bool = False, asked: int | None = None, **changes: Path) -> int:
+        return replace(model, network=replace(model.network, paper=paper, every=asked), **changes).network_every
+
+    assert every() == 0
+    assert not model.uses_network
+    assert every(paper=True) == every(checkpoint=Path("net.pt")) == EVERY
+    assert every(asked=3) == 3
+    assert every(paper=True, asked=0) == every(checkpoint=Path("net.pt"), asked=0) == 0
 
 
 def test_a_run_starts_from_the_network_of_a_checkpoint(

@@ -55,6 +55,16 @@ class FlowCamModelConfig(ModelConfig):
     eval_num_rays_per_chunk: int = 8192
     """Rays rendered at once outside of training."""
 
+    @property
+    def network_every(self) -> int:
+        """Steps of the field to one of the network; 0 if it is not trained beside the field."""
+        return self.network.steps_between(self.checkpoint is not None)
+
+    @property
+    def uses_network(self) -> bool:
+        """Whether a run needs the network at all."""
+        return self.network.paper or self.network_every > 0
+
     def adopt_checkpoint(self) -> None:
         """Take over what the checkpoint says of its network, so that config.yml holds it. Raises FlowCamError."""
         if self.checkpoint is not None:
@@ -88,7 +98,7 @@ class FlowCamModel(Model):
         )
         self.scene_depth = SceneDepth(frame_count)
         self.field = BlendField(self.config.blend)
-        self.network = NetworkStage(self.config.network) if self.config.network.is_used else None
+        self.network = NetworkStage(self.config.network) if self.config.uses_network else None
         self.scores = ImageScores()
 
     def adopt(

@@ -88,7 +88,7 @@ class Reprojection:
         def weighed(x: Tensor) -> Tensor:
             return x - along * (along.transpose(-1, -2) @ x)
 
-        errors = (residual.transpose(-1, -2) @ weighed(residual) / noise**2)[..., 0, 0].detach()
+        errors = (residual.transpose(-1, -2) @ weighed(residual) / noise**2)[..., 0, 0]
         in_front = moved[..., 2] > NEAREST
         shares = self.weights / self.weights.sum(-1, keepdim=True).clamp(min=1e-12)
         cost = (shares * torch.log1p(torch.where(in_front, errors, BEHIND) / OUTLIER**2)).sum(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Optional
 
 import torch
 from jaxtyping import Float
@@ -23,6 +24,9 @@ from flowcam_ns.model.flowcam_network import FlowCamNetwork
 from flowcam_ns.model.network_config import NetworkConfig, small_config
 from flowcam_ns.model.online import network_poses
 
+EVERY = 10
+"""Steps of the field to one of the network, where it is trained and nothing else is said."""
+
 
 @dataclass
 class NetworkStageConfig:
@@ -31,8 +35,10 @@ class NetworkStageConfig:
     paper: bool = False
     """Use the network's own chained poses alone, as published, in place of the bundle adjustment's. The lens is the
     given one, or else the bundle adjustment's. As published, the colours of all frames train the network."""
-    every: int = 0
-    """Train the network too, in every so many steps of the field, taught by the solved cameras; 0 leaves it out."""
+    every: Optional[int] = None  # noqa: UP045
+    """Train the network too, in every so many steps of the field, taught by the solved cameras; 0 leaves it out. By
+    default it is trained (in every tenth) only where it starts from a checkpoint or its poses are the cameras: to
+    cameras and views it adds nothing otherwise."""
     long_side: int = 96
     """Long side in px of the frames that the network sees."""
     layers: NetworkConfig = field(default_factory=small_config)
@@ -42,10 +48,11 @@ class NetworkStageConfig:
     teacher: AlignmentLossConfig = field(default_factory=AlignmentLossConfig)
     """How strongly the solved cameras teach it where `paper` is off."""
 
-    @property
-    def is_used(self) -> bool:
-        """Whether a run needs the network at all."""
-        return self.paper or self.every > 0
+    def steps_between(self, from_checkpoint: bool) -> int:
+        """Steps of the field to one of the network; 0 if it is not trained beside the field."""
+        if self.every is not None:
+            return self.every
+        return EVERY if from_checkpoint or self.paper else 0
 
 
 @dataclass

@@ -20,6 +20,7 @@ from flowcam_ns.data.network_video import longest_run
 from flowcam_ns.geometry.metrics import PoseScores, score_trajectory
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
 from flowcam_ns.model.checkpoint import read_checkpoint
+from flowcam_ns.model.network_stage import EVERY
 from flowcam_ns.pipeline import FlowCamPipeline, FlowCamPipelineConfig
 from flowcam_ns.trainer import FlowCamTrainerConfig
 from flowcam_ns.video.options import FrameOptions
@@ -27,20 +28,27 @@ from flowcam_ns.video.options import FrameOptions
 METHOD = cast(FlowCamTrainerConfig, all_methods["flowcam"])
 """As a user gets it."""
 NETWORK = "model.network."
+WITH_NETWORK: dict[str, Any] = {NETWORK + "every": EVERY}
 PARTS: dict[str, dict[str, Any]] = {
     "default": {},
-    "no network (steps 3-4)": {NETWORK + "every": 0},
-    "no Procrustes loss": {NETWORK + "teacher.rotation_weight": 0.0, NETWORK + "teacher.translation_weight": 0.0},
-    "no flow loss": {
+    "with the network (steps 3-4)": WITH_NETWORK,
+    "with it, no Procrustes loss": {
+        **WITH_NETWORK,
+        NETWORK + "teacher.rotation_weight": 0.0,
+        NETWORK + "teacher.translation_weight": 0.0,
+    },
+    "with it, no flow loss": {
+        **WITH_NETWORK,
         NETWORK + "training.losses.flow_weight": 0.0,
         NETWORK + "training.losses.wide_flow_weight": 0.0,
         NETWORK + "teacher.flow_weight": 0.0,
     },
-    "no learned confidence": {NETWORK + "layers.learned_confidence": False},
-    "no confidence of flow": {"alignment.flow_confidence": False},
+    "with it, no learned confidence": {**WITH_NETWORK, NETWORK + "layers.learned_confidence": False},
+    "with it, no confidence of flow": {**WITH_NETWORK, "alignment.flow_confidence": False},
+    "with it, Procrustes alone": {**WITH_NETWORK, NETWORK + "layers.pose_steps": 0},
     "the network's poses alone": {NETWORK + "paper": True, NETWORK + "every": 0},
 }
-"""What is left out, and the fields of the pipeline's config that leave it out."""
+"""What is added or left out, and the fields of the pipeline's config that do so."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,6 @@ def configured(changes: Mapping[str, Any], source: Input, size: Size, cache: Pat
     datamanager.dataparser.frames = copy.deepcopy(source.frames)
     datamanager.dataparser.train_long_side = size.long_side
     datamanager.train_num_rays_per_batch = size.rays
-    config.model.network.every = size.every
     config.model.network.training.steps = 2 * size.steps // size.every
     for name, value in changes.items():
         *path, last = name.split(".")
@@ -90,6 +97,8 @@ def configured(changes: Mapping[str, Any], source: Input, size: Size, cache: Pat
         if not hasattr(owner, last):
             raise AttributeError(f"the pipeline's config has no {name}")
         setattr(owner, last, value)
+    if config.model.network_every > 0:
+        config.model.network.every = size.every
     config.model.adopt_checkpoint()
     return config
 
@@ -154,8 +163,8 @@ class Ablation:
         method = METHOD.pipeline
         assert isinstance(method, FlowCamPipelineConfig)
         own = method.datamanager
-        size = Size(steps, own.train_num_rays_per_batch, own.dataparser.train_long_side, method.model.network.every)
-        _, clock, _ = self.trained({}, size)
+        size = Size(steps, own.train_num_rays_per_batch, own.dataparser.train_long_side, EVERY)
+        _, clock, _ = self.trained(WITH_NETWORK, size)
         assert clock.network is not None
         return (
             f"At the method's own sizes ({size.rays} rays, {size.long_side} px), {steps} steps on {self.source.name}: "
@@ -217,7 +226,7 @@ class Clock:
 def train(pipeline: FlowCamPipeline, steps: int) -> Clock:
     """nerfstudio's training loop without its writers and viewer."""
     optimizers = optimizers_of(pipeline)
-    every = pipeline.config.model.network.every
+    every = pipeline.config.model.network_every
     plain, both = list[float](), list[float]()
     pipeline.train()
     for step in range(1, steps + 1):
