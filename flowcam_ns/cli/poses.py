@@ -45,7 +45,8 @@ class PosesConfig:
     method: Literal["flow", "network"] = "flow"
     """flow: bundle adjustment of the optical flow. network: one forward pass of a trained FlowCam network."""
     checkpoint: Optional[Path] = None  # noqa: UP045
-    """The network: a file in the format of FlowCam's authors (theirs, or one that flowcam-pretrain wrote)."""
+    """The network: a file in the format of FlowCam's authors (theirs, or one that flowcam-pretrain wrote), or
+    `small`, which is shipped."""
     refine: bool = False
     """Improve the network's poses by bundle adjustment, which starts from them."""
     image_format: Literal["jpg", "png"] = "jpg"
@@ -94,7 +95,9 @@ def _check_method(config: PosesConfig) -> None:
     if config.method == "network":
         if config.checkpoint is None:
             raise FlowCamError("--method network needs the network: --checkpoint FILE")
-        if not config.checkpoint.expanduser().is_file():
+        from flowcam_ns.model.checkpoint import locate
+
+        if not locate(config.checkpoint).is_file():
             raise FlowCamError(f"there is no checkpoint {config.checkpoint}")
     elif config.checkpoint is not None or config.refine:
         raise FlowCamError("--checkpoint and --refine belong to --method network")
@@ -104,8 +107,7 @@ def _estimate(config: PosesConfig, frames: Frames, progress: Callable[..., None]
     if config.checkpoint is not None:
         from flowcam_ns.data.network_poses import network_alignment
 
-        checkpoint = config.checkpoint.expanduser()
-        return network_alignment(frames, checkpoint, frames.camera, config.alignment, progress, config.refine)
+        return network_alignment(frames, config.checkpoint, frames.camera, config.alignment, progress, config.refine)
     from flowcam_ns.alignment.estimate import estimate_poses
 
     return estimate_poses(frames, frames.camera, config.alignment, progress)

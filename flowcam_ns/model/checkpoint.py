@@ -35,6 +35,8 @@ PREFIXES = {
 LISTED_DIFFERENCES = 8
 PUBLISHED_LONG_SIDE = 128
 """Size of the frames that the authors' RealEstate10K checkpoint was trained on, px."""
+SHIPPED = {"small": Path(__file__).parents[1] / "weights" / "small.safetensors"}
+"""Networks that come with the package, by the names that stand for their files."""
 MAY_BE_ZERO = ("pose_steps", "pose_search")
 LARGEST_NUMBER = 4096
 """No width, count or distance of a network in a file may be larger: files are not trusted."""
@@ -62,11 +64,18 @@ class Checkpoint:
         return network.eval()
 
 
+def locate(path: Path) -> Path:
+    """The file of a checkpoint, absolute: the shipped one where `path` is its name and no file of the user's."""
+    path = path.expanduser()
+    return path.absolute() if path.exists() else SHIPPED.get(str(path), path.absolute())
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint file (or the same as `.safetensors`); runs no code from it.
+    """Read a checkpoint file (or the same as `.safetensors`, or a shipped one by name); runs no code from it.
 
     Raises FlowCamError where the file is missing, is no checkpoint, or holds another network: by key and shape.
     """
+    path = locate(path)
     content = read_safetensors(path) if path.suffix == SUFFIX else _loaded(path)
     state = content.get("model_state_dict") if isinstance(content, dict) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -18,7 +18,7 @@ from flowcam_ns.model.blend_field import BlendField, BlendFieldConfig
 from flowcam_ns.model.blend_guide import pixel_pitch
 from flowcam_ns.model.blend_training import patch_losses
 from flowcam_ns.model.camera_optimizer import EstimatedCameras, FlowCameraOptimizer, FlowCameraOptimizerConfig
-from flowcam_ns.model.checkpoint import read_checkpoint
+from flowcam_ns.model.checkpoint import locate, read_checkpoint
 from flowcam_ns.model.image_scores import ImageScores, nearest_frame_copy
 from flowcam_ns.model.network_stage import NetworkStage, NetworkStageConfig
 from flowcam_ns.model.scene import ContextScene
@@ -46,7 +46,7 @@ class FlowCamModelConfig(ModelConfig):
     network: NetworkStageConfig = field(default_factory=NetworkStageConfig)
     """The paper's network, beside the field or in the place of the bundle adjustment."""
     checkpoint: Optional[Path] = None  # noqa: UP045
-    """A trained network to start from (a file in the format of FlowCam's authors): the bundle adjustment starts from
+    """A trained network to start from (a file in the format of FlowCam's authors, or `small`, which is shipped): the bundle adjustment starts from
     its poses, and it is adapted to this video beside the field. Its own sizes replace `network.layers`."""
     camera_optimizer: FlowCameraOptimizerConfig = field(default_factory=FlowCameraOptimizerConfig)
     """Poses from flow."""
@@ -68,7 +68,7 @@ class FlowCamModelConfig(ModelConfig):
     def adopt_checkpoint(self) -> None:
         """Take over what the checkpoint says of its network, so that config.yml holds it. Raises FlowCamError."""
         if self.checkpoint is not None:
-            self.checkpoint = self.checkpoint.expanduser().absolute()
+            self.checkpoint = locate(self.checkpoint)
             trained = read_checkpoint(self.checkpoint)
             self.network.layers, self.network.long_side = trained.layers, trained.long_side
 
