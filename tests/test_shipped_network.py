@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from flowcam_ns.data.network_poses import network_alignment
@@ -29,7 +30,7 @@ def test_its_file_is_small_and_says_what_it_is() -> None:
     assert read_checkpoint(Path("small")).long_side == 96
 
 
-def test_a_file_of_the_users_goes_before_a_shipped_name(tmp_path: Path, monkeypatch) -> None:  # noqa: ANN001
+def test_a_file_of_the_users_goes_before_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert locate(Path("small")) == SHIPPED["small"]
     (tmp_path / "small").touch()

@@ -46,8 +46,9 @@ class FlowCamModelConfig(ModelConfig):
     network: NetworkStageConfig = field(default_factory=NetworkStageConfig)
     """The paper's network, beside the field or in the place of the bundle adjustment."""
     checkpoint: Optional[Path] = None  # noqa: UP045
-    """A trained network to start from (a file in the format of FlowCam's authors, or `small`, which is shipped): the bundle adjustment starts from
-    its poses, and it is adapted to this video beside the field. Its own sizes replace `network.layers`."""
+    """A trained network to start from (a file in the format of FlowCam's authors, or `small`, which is shipped): the
+    bundle adjustment starts from its poses, and it is adapted to this video beside the field. Its own sizes replace
+    `network.layers`."""
     camera_optimizer: FlowCameraOptimizerConfig = field(default_factory=FlowCameraOptimizerConfig)
     """Poses from flow."""
     enable_collider: bool = False
