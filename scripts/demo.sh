@@ -49,7 +49,7 @@ cat <<END
   runs/demo/flowcam/    the trained run: config, checkpoint, transforms.json
   scores.json           scores of frames that were not trained on
   renders/test/         these frames, renderings and depths
-  flight.mp4            the fly-through, along path.json (the viewer's Render tab loads it too)
+  flight.mp4            the fly-through, along the camera path in path.json
   pictures/             small versions of all that, to be shown
 Fly yourself: source $VENV/bin/activate && ns-viewer --load-config $config
 END

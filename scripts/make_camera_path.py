@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A smooth flight along a run's cameras, as a camera path for `ns-render camera-path` and the viewer.
+"""A smooth flight along a run's cameras, as a camera path for `ns-render camera-path`.
 
 python scripts/make_camera_path.py demo/runs/demo/flowcam/TIMESTAMP --output demo/path.json
 """

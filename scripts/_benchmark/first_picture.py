@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from flowcam_ns.method_configs.flowcam import flowcam_method
+from nerfstudio.configs.method_configs import all_methods
 from torch.nn.functional import interpolate
 
 from _benchmark.tables import Section
@@ -30,7 +30,7 @@ def first_picture_section(sources: Iterable[Path]) -> Section:
     """
     section = Section("First picture of the field", notes=[NOTE])
     for source in sources:
-        config = copy.deepcopy(flowcam_method.config)
+        config = copy.deepcopy(all_methods["flowcam"])
         assert isinstance(config.pipeline, FlowCamPipelineConfig)
         config.pipeline.datamanager.data = source
         pipeline = config.pipeline.setup(device=config.machine.device_type, test_mode="val")
