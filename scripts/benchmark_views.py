@@ -46,7 +46,7 @@ class Options:
     data: Path = Path("../shared/data")
     """Folder that holds the recorded sequences."""
     sequences: tuple[str, ...] = ("flip_phone_desk", "redkitchen_a", "box_realsense", "kitti06_street", "fox:23")
-    """Folders under `data`; ":n" takes only the first n frames."""
+    """Folders under `data`; ":n" takes only the first n frames. With none, only depths are measured."""
     output_dir: Path = Path("outputs/benchmark_views")
     """Folder for benchmark.md, benchmark.json, pictures and runs."""
     size: int = 480
@@ -69,6 +69,7 @@ def main(options: Options) -> None:
     sections = [depths(options, stored)] if options.motions else []
     for section in sections:
         print(section.markdown(), flush=True)
+    write_report(options.output_dir, describe_machine(), sections)
     views = Section(f"Held-out views at {options.size} px, {options.seconds:.0f} s from files to field", notes=[NOTE])
     for sequence in options.sequences:
         task: Task | None = None
@@ -82,7 +83,8 @@ def main(options: Options) -> None:
                 print("\n".join(f"{row['sequence']}, {row['method']}: {row['psnr']} dB" for row in rows), flush=True)
             views.rows.extend(rows)
             write_report(options.output_dir, describe_machine(), [*sections, views])
-    print(views.markdown(), flush=True)
+    if views.rows:
+        print(views.markdown(), flush=True)
 
 
 def depths(options: Options, stored: StoredRows) -> Section:
