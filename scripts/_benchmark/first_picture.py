@@ -19,8 +19,9 @@ from flowcam_ns.pipeline import CPU_VIEWER_RESOLUTION, FlowCamPipeline, FlowCamP
 
 NOTE = (
     "Seconds from the first training step, which solves the poses; then from the poses, through that step of the "
-    f"field, to a view of the first held-out frame at {CPU_VIEWER_RESOLUTION} px (what the viewer shows first without a "
-    "GPU). PSNR of that view against the frame itself and against the nearest frame, which the camera's motion keeps low."
+    f"field, to a view of the first held-out frame at {CPU_VIEWER_RESOLUTION} px (what the viewer shows first without "
+    "a GPU). PSNR of that view against the frame itself and against the nearest frame, which the camera's motion "
+    "keeps low."
 )
 
 
