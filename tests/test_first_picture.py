@@ -32,7 +32,7 @@ def test_the_table_separates_poses_and_picture(tmp_path: Path) -> None:
     started = time.monotonic()
     (row,) = first_picture_section([video]).rows
     elapsed = time.monotonic() - started
-    poses, picture = row["poses, s"], row["picture after the poses, s"]
+    poses, picture = row["poses and depths, s"], row["picture after the poses, s"]
     assert isinstance(poses, float)
     assert isinstance(picture, float)
     assert min(poses, picture) > 0
