@@ -18,7 +18,7 @@ from flowcam_ns.model.image_scores import nearest_frame_copy
 from flowcam_ns.pipeline import CPU_VIEWER_RESOLUTION, FlowCamPipeline, FlowCamPipelineConfig
 
 NOTE = (
-    "Seconds from the first training step, which finds poses and dense depths; then from there, through that step of the "
+    "Seconds from the first training step, which finds poses and dense depths; from there, through that step of the "
     f"field, to a view of the first held-out frame at {CPU_VIEWER_RESOLUTION} px (what the viewer shows first without "
     "a GPU). PSNR of that view against the frame itself and against the nearest frame, which the camera's motion "
     "keeps low."

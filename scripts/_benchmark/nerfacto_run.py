@@ -33,7 +33,7 @@ SMALL: Mapping[str, Any] = {
 }
 """nerfacto's default takes 45 s a step on two cores, this one a quarter of a second of processor time. The best of four
 such presets on fox:23 after 40 s of processor time, one run each, at a quarter of the size: 1024 rays with half as many
-samples again .2 dB less, 2048 rays with fewer samples .3 dB less, a single proposal network with 1024 rays 1 dB less."""
+samples again .2 dB less, 2048 rays with fewer samples .3 dB less, one proposal network with 1024 rays 1 dB less."""
 SMALL_RAYS = 512
 FINAL_SHARE = 0.05
 """Of the learning rate, at the end of the time: nerfacto's own schedule is made for 200,000 steps, and would not have
