@@ -78,7 +78,8 @@ class FlowCamPipeline(VanillaPipeline):
         self.viewer_panel = FlowCamPanel(CPU_VIEWER_RESOLUTION if on_cpu else None)
         self.viewer_panel.contexts_of = self._contexts_of
         self._run_folder: Path | None = None
-        self._field_started: float | None = None
+        self.field_started: float | None = None
+        """When the poses were known and the field's training began (time.monotonic)."""
 
     @property
     def flowcam(self) -> FlowCamModel:
@@ -90,8 +91,8 @@ class FlowCamPipeline(VanillaPipeline):
         with one_line_errors():
             if not self.flowcam.camera_optimizer.is_solved:
                 self._solve()
-            if self._field_started is None:
-                self._field_started = time.monotonic()
+            if self.field_started is None:
+                self.field_started = time.monotonic()
             outputs, losses, metrics = super().get_train_loss_dict(step)
             every = self.config.model.network_every
             if every > 0 and step % every == 0:
@@ -216,7 +217,7 @@ class FlowCamPipeline(VanillaPipeline):
         self._run_folder = None if trainer is None else trainer.base_dir
 
         def after_step(step: int) -> None:
-            elapsed = time.monotonic() - (self._field_started or time.monotonic())
+            elapsed = time.monotonic() - (self.field_started or time.monotonic())
             if step % STATUS_EVERY == 0:
                 self.viewer_panel.status(f"**Training the field**: step {step}, {elapsed:.0f} s")
                 speed = GLOBAL_BUFFER.get("events", {}).get(EventName.VIS_RAYS_PER_SEC.value)

@@ -23,14 +23,14 @@ from _benchmark.tables import Section, write_report
 from _benchmark.views import views_section
 from flowcam_ns.synthetic.motions import BENCHMARK_MOTIONS
 
-SectionName = Literal["synthetic", "recorded", "views", "startup"]
+SectionName = Literal["synthetic", "recorded", "views", "startup", "first-picture"]
 
 
 @dataclass
 class BenchmarkOptions:
     """What to measure, and where to put it."""
 
-    sections: tuple[SectionName, ...] = ("synthetic", "recorded", "views", "startup")
+    sections: tuple[SectionName, ...] = ("synthetic", "recorded", "views", "startup", "first-picture")
     """Which tables to make."""
     output_dir: Path = Path("outputs/benchmark")
     """Folder for benchmark.md, benchmark.json and the trained run."""
@@ -77,7 +77,18 @@ def _measures(options: BenchmarkOptions, scratch: Path) -> dict[SectionName, Cal
         run = options.output_dir / time.strftime("run-%Y%m%d-%H%M%S")
         return views_section(options.data / options.views / "images", run)
 
-    return {"synthetic": synthetic, "recorded": recorded, "views": views, "startup": startup_section}
+    def first_picture() -> Section:
+        from _benchmark.first_picture import first_picture_section
+
+        return first_picture_section([options.data / name / "images" for name in options.sequences])
+
+    return {
+        "synthetic": synthetic,
+        "recorded": recorded,
+        "views": views,
+        "startup": startup_section,
+        "first-picture": first_picture,
+    }
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 the nearest frame, and a depth-warped blend of two frames. With a GPU, Gaussian splats as well.
 
 python scripts/benchmark_views.py --data ../shared/data
+
+What was measured lies in the output folder and is not measured again: a run that was broken off goes on, sequences can
+be taken one at a time (`--sequences fox:23`), and once all are there the same command prints the whole table.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ import numpy as np
 import torch
 import tyro
 
-from _benchmark.depths import depth_section
+from _benchmark.depths import DEPTH_TITLE, depth_section
 from _benchmark.machine import describe_machine
 from _benchmark.sequences import load_sequence
+from _benchmark.stored import Settings, StoredRows
 from _benchmark.tables import Row, Section, write_report
 from _benchmark.view_methods import Picture, Task, Views, nerfacto, ours, splats, write_images
 from flowcam_ns.data.frame_source import SharedFrames
@@ -42,7 +46,7 @@ class Options:
     data: Path = Path("../shared/data")
     """Folder that holds the recorded sequences."""
     sequences: tuple[str, ...] = ("flip_phone_desk", "redkitchen_a", "box_realsense", "kitti06_street", "fox:23")
-    """Folders under `data`; ":n" takes only the first n frames."""
+    """Folders under `data`; ":n" takes only the first n frames. With none, only depths are measured."""
     output_dir: Path = Path("outputs/benchmark_views")
     """Folder for benchmark.md, benchmark.json, pictures and runs."""
     size: int = 480
@@ -55,26 +59,53 @@ class Options:
     """Lengths of the splat runs."""
     motions: tuple[str, ...] = ("orbit", "forward", "walk")
     """Synthetic motions whose dense depth is scored against the truth."""
+    again: bool = False
+    """Measure what is stored once more."""
 
 
 def main(options: Options) -> None:
     """One row for each sequence and method; what is measured is on disk before the next method starts."""
-    sections = [depth_section(options.motions)] if options.motions else []
+    stored = StoredRows(options.output_dir / "rows")
+    sections = [depths(options, stored)] if options.motions else []
     for section in sections:
         print(section.markdown(), flush=True)
+    write_report(options.output_dir, describe_machine(), sections)
     views = Section(f"Held-out views at {options.size} px, {options.seconds:.0f} s from files to field", notes=[NOTE])
     for sequence in options.sequences:
-        folder = (options.output_dir / sequence.replace(":", "_") / time.strftime("%Y%m%d-%H%M%S")).absolute()
-        task = make_task(options, sequence, folder)
+        task: Task | None = None
         for method in options.methods:
-            for found in run_method(method, task, options):
-                views.rows.append(score(task, found))
+            part, settings = f"{sequence}-{method}", settings_of(method, options)
+            rows = None if options.again else stored.find(part, settings)
+            if rows is None:
+                task = task or make_task(options, sequence)
+                rows = [score(task, found) for found in run_method(method, task, options)]
+                stored.keep(part, settings, rows)
+                print("\n".join(f"{row['sequence']}, {row['method']}: {row['psnr']} dB" for row in rows), flush=True)
+            views.rows.extend(rows)
             write_report(options.output_dir, describe_machine(), [*sections, views])
-            print(views.markdown(), flush=True)
+    if views.rows:
+        print(views.markdown(), flush=True)
 
 
-def make_task(options: Options, sequence: str, folder: Path) -> Task:
+def depths(options: Options, stored: StoredRows) -> Section:
+    """How right dense depths are, measured or stored."""
+    settings = {"motions": " ".join(options.motions)}
+    rows = None if options.again else stored.find("depths", settings)
+    if rows is None:
+        rows = depth_section(options.motions).rows
+        stored.keep("depths", settings, rows)
+    return Section(DEPTH_TITLE, list(rows))
+
+
+def settings_of(method: str, options: Options) -> Settings:
+    """What a method's rows depend on."""
+    settings = {"size": options.size, "seconds": options.seconds, "gpu": torch.cuda.is_available()}
+    return settings if method != "splats" else {**settings, "steps": " ".join(map(str, options.splat_steps))}
+
+
+def make_task(options: Options, sequence: str) -> Task:
     """The sequence's own images for all pose estimators, and what is scored."""
+    folder = (options.output_dir / sequence.replace(":", "_") / time.strftime("%Y%m%d-%H%M%S")).absolute()
     recorded = load_sequence(options.data, sequence)
     frames = recorded.frames
     scale = min(1.0, options.size / max(frames.width, frames.height))

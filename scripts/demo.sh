@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a fly-through: makes the virtual environment where it is missing (or takes the one in FLOWCAM_VENV),
-# films a procedural scene, estimates its cameras, trains a field on it, scores both and renders a video.
+# films a procedural scene, estimates its cameras, trains a field on it, scores both, and renders pictures and a flight.
 # Everything lands in demo/ (or the folder given as the first argument). Takes a few minutes on a laptop without a GPU.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -27,19 +27,29 @@ ns-train flowcam --data "$demo/demo.mp4" --output-dir "$demo/runs" --viewer.quit
 config=$(ls -t "$demo"/runs/demo/flowcam/*/config.yml | head -n 1)
 
 say "Scores on held-out frames"
-ns-eval --load-config "$config" --output-path "$demo/scores.json" --render-output-path "$demo/held_out"
+ns-eval --load-config "$config" --output-path "$demo/scores.json"
 cat "$demo/scores.json"
 
-say "A video along the estimated cameras"
-ns-render interpolate --load-config "$config" --output-path "$demo/flight.mp4" --pose-source eval --interpolation-steps 8
+say "Held-out frames, what the field shows in their place, and its depth"
+ns-render dataset --load-config "$config" --output-path "$demo/renders" --split test \
+  --rendered-output-names gt-rgb rgb raw-depth --image-format png
+
+say "A flight along the cameras, without their shaking"
+python scripts/make_camera_path.py "$(dirname "$config")" --output "$demo/path.json"
+ns-render camera-path --load-config "$config" --camera-path-filename "$demo/path.json" --output-path "$demo/flight.mp4"
+
+say "Small pictures of all that"
+python scripts/make_pictures.py --renders "$demo/renders/test" --flight "$demo/flight.mp4" \
+  --trajectory "$demo/poses/trajectory.png" --output-dir "$demo/pictures"
 
 say "Done. In $demo:"
 cat <<END
   demo.mp4              the clip, and truth.json with its exact cameras
   poses/                dataset with estimated cameras for nerfacto, splatfacto and others, trajectory plot, report
   runs/demo/flowcam/    the trained run: config, checkpoint, transforms.json
-  held_out/             renderings of frames that were not trained on, beside the truth
-  scores.json           their scores
-  flight.mp4            the fly-through
+  scores.json           scores of frames that were not trained on
+  renders/test/         these frames, renderings and depths
+  flight.mp4            the fly-through, along the camera path in path.json
+  pictures/             small versions of all that, to be shown
 Fly yourself: source $VENV/bin/activate && ns-viewer --load-config $config
 END

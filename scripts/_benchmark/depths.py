@@ -16,10 +16,12 @@ from flowcam_ns.model.depth_edges import follow_edges
 from flowcam_ns.model.scene import ContextScene
 from flowcam_ns.synthetic.clip import make_clip
 
+DEPTH_TITLE = "Dense depth of the synthetic scene (true cameras, estimated flow)"
+
 
 def depth_section(motions: Sequence[str]) -> Section:
     """Relative error of dense inverse depth, estimated flow and true cameras, 24 frames at 480 x 270."""
-    section = Section("Dense depth of the synthetic scene (true cameras, estimated flow)")
+    section = Section(DEPTH_TITLE)
     for motion in motions:
         clip = make_clip(motion, 0, frames=24, width=480, height=270)
         usable = torch.ones(len(clip), dtype=torch.bool)

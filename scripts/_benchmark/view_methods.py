@@ -133,7 +133,7 @@ def _splats(task: Task, method: str, data: Path, steps: int) -> Views:
     _attempt(views, lambda: run([*evaluate, "--render-output-path", str(pictures)], output / "eval.log", environment))
     # Frames in order; both methods hold out the same ones, of those that they could pose.
     for frame, file in zip(task.held_out, sorted(pictures.glob("*img*.png")), strict=False):
-        truth, picture = np.split(_load(file), 2, axis=1)
+        truth, picture = np.split(load_picture(file), 2, axis=1)
         views.truths[frame], views.pictures[frame] = truth, picture
     return views
 
@@ -183,10 +183,11 @@ def _attempt(views: Views, work: Callable[[], object]) -> None:
 
 def _read(views: Views, folder: Path) -> None:
     for file in sorted(folder.glob("*.png")):
-        views.pictures[int(file.stem)] = _load(file)
+        views.pictures[int(file.stem)] = load_picture(file)
 
 
-def _load(file: Path) -> Picture:
+def load_picture(file: Path) -> Picture:
+    """An image file in RGB."""
     image = cv2.imread(str(file))
     assert image is not None
     return np.ascontiguousarray(image[..., ::-1])
