@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 from flowcam_ns.alignment.options import AlignmentOptions
+from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.console import one_line_errors
 from flowcam_ns.data.datamanager import FlowCamDataManager, FlowCamDataManagerConfig
 from flowcam_ns.data.held_out import held_out_frames
@@ -80,6 +81,7 @@ class FlowCamPipeline(VanillaPipeline):
         self._run_folder: Path | None = None
         self.field_started: float | None = None
         """When the poses were known and the field's training began (time.monotonic)."""
+        self._alignment: Alignment | None = None
 
     @property
     def flowcam(self) -> FlowCamModel:
@@ -93,12 +95,31 @@ class FlowCamPipeline(VanillaPipeline):
                 self._solve()
             if self.field_started is None:
                 self.field_started = time.monotonic()
+            self._refine_cameras(step)
             outputs, losses, metrics = super().get_train_loss_dict(step)
             every = self.config.model.network_every
             if every > 0 and step % every == 0:
                 network_losses, network_metrics = self._network_step()
                 losses, metrics = losses | network_losses, metrics | network_metrics
             return outputs, losses, metrics
+
+    def _refine_cameras(self, step: int) -> None:
+        """Poses and lens moved a little, in every copy and in the run's files, where the field sees them better."""
+        refined = self.flowcam.refine_cameras(step)
+        if refined is None:
+            return
+        CONSOLE.log(
+            f"Refining the cameras with the field: error of brightness {refined.before:.5f} -> {refined.after:.5f} on "
+            f"frames kept out; {'taken' if refined.taken else 'not taken'}"
+        )
+        if not refined.taken:
+            return
+        cameras = refined.cameras
+        self.datamanager.set_cameras(cameras)
+        self._show(cameras.c2w, cameras.posed)
+        if self._run_folder is not None and self._alignment is not None:
+            alignment = replace(self._alignment, c2w=cameras.c2w, camera=cameras.camera)
+            write_run_files(self._run_folder, self.datamanager.frames, alignment)
 
     def _network_step(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One step of the network on a clip of the posed frames."""
@@ -134,8 +155,11 @@ class FlowCamPipeline(VanillaPipeline):
                 if c2w is not None:
                     self._show_unfinished(c2w)
 
-            solved = reconstruct(frames, held_out_frames(len(frames)), self.config.alignment, report, paper, checkpoint)
-        self.flowcam.adopt(solved.cameras, solved.inverse_depth, solved.confidence)
+            joint = paper is None and bool(self.config.model.refinement.steps)
+            held_out = held_out_frames(len(frames))
+            solved = reconstruct(frames, held_out, self.config.alignment, report, paper, checkpoint, joint)
+        self._alignment = solved.alignment
+        self.flowcam.adopt(solved.cameras, solved.inverse_depth, solved.confidence, solved.alignment.information)
         self._spread_cameras(solved.cameras)
         if self._run_folder is not None:
             write_run_files(self._run_folder, frames, solved.alignment)

@@ -65,6 +65,7 @@ def estimate_poses(
     progress: Progress | None = None,
     flow: FlowStore | None = None,
     start: Float[Tensor, "frames 4 4"] | None = None,
+    with_information: bool = False,
 ) -> Alignment:
     """Camera poses, lens and surface points of a video, by flow bundle adjustment.
 
@@ -76,6 +77,7 @@ def estimate_poses(
         flow: the frames' optical flow, if it is at hand already; made from `options` otherwise.
         start: poses of all frames to start from (OpenCV c2w in any world and scale, such as the network's); where they
             lead nowhere, and where None, the solve starts from nothing.
+        with_information: also tell what flow says about small changes of the cameras (`Alignment.information`).
 
     Raises:
         FlowCamError: the frames carry no poses: too few, a still camera, no texture.
@@ -83,7 +85,7 @@ def estimate_poses(
     if not isinstance(frames, Frames):
         frames = load_frames(frames)
     with single_torch_thread():
-        return _estimate(frames, camera, options or AlignmentOptions(), progress, flow, start)
+        return _estimate(frames, camera, options or AlignmentOptions(), progress, flow, start, with_information)
 
 
 def _estimate(
@@ -93,6 +95,7 @@ def _estimate(
     progress: Progress | None,
     flow: FlowStore | None,
     start: Float[Tensor, "frames 4 4"] | None,
+    with_information: bool,
 ) -> Alignment:
     if len(frames) < MIN_FRAMES:
         raise FlowCamError(f"{frames.name}: poses need at least {MIN_FRAMES} frames, and here are {len(frames)}.")
@@ -143,6 +146,7 @@ def _estimate(
         bridged.part.frames,
         solved,
         lens_std=belief.std,
+        with_information=with_information,
         reasons=reasons,
         warnings=warnings,
         seconds=watch.seconds,

@@ -8,6 +8,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from flowcam_ns.alignment.bootstrap import in_front
+from flowcam_ns.alignment.camera_information import camera_information
 from flowcam_ns.alignment.covariance import depth_deviation, marginal_uncertainty
 from flowcam_ns.alignment.grow import TRUSTED
 from flowcam_ns.alignment.lens import camera_from_lens, rays
@@ -29,6 +30,7 @@ def make_alignment(
     warnings: list[str],
     seconds: dict[str, float],
     lens_std: Float[Tensor, "lens"] | None = None,
+    with_information: bool = False,
 ) -> Alignment:
     """Spread the solved frames over all frames and move it into the normalised world.
 
@@ -41,11 +43,13 @@ def make_alignment(
         warnings: what the user should know.
         seconds: wall-clock of the stages.
         lens_std: what was believed of the lens beforehand.
+        with_information: also tell what flow says about small changes of the cameras.
     """
     problem, state = solved.problem, in_front(solved.state)
     posed = torch.zeros(len(frames), dtype=torch.bool)
     posed[posed_frames] = True
-    uncertainty = marginal_uncertainty(solved.cameras, in_front(solved.cameras_state), lens_std)
+    cameras_state = in_front(solved.cameras_state)
+    uncertainty = marginal_uncertainty(solved.cameras, cameras_state, lens_std)
     visible = (problem.confidence > TRUSTED).any(1) & (state.inverse_depth > 0)
     world = normalize_world(state.c2w, points_in_world(problem, state)[visible])
     scale = float(world.scale)
@@ -56,6 +60,9 @@ def make_alignment(
     if kept:
         depth[posed] = (state.inverse_depth / scale).float()
         depth_std[posed] = (depth_deviation(problem, state) / scale).float()
+    information = None
+    if with_information:
+        information = camera_information(solved.cameras, cameras_state, lens_std, posed_frames, scale)
     longer_side = max(frames.width, frames.height)
     camera = camera_from_lens(state.lens, frames.width, frames.height)
     rest_of_lens = uncertainty.lens[1:] * uncertainty.lens.new_tensor([longer_side, longer_side, 1, 1, 1, 1])
@@ -72,6 +79,7 @@ def make_alignment(
         lens_std=dict(zip(("cx", "cy", "k1", "k2", "p1", "p2"), rest_of_lens.tolist(), strict=True)),
         rotation_std_deg=_over_frames(torch.rad2deg(uncertainty.rotation), nearest, posed),
         position_std=_over_frames(uncertainty.position * scale, nearest, posed),
+        information=information,
         seconds=dict(seconds),
         warnings=list(warnings),
     )

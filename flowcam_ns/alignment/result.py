@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flowcam_ns.alignment.camera_information import CameraInformation
 from flowcam_ns.geometry.camera import Camera
 
 
@@ -40,6 +41,8 @@ class Alignment:
     rotation_std_deg: Float[Tensor, "frames"] | None = None
     position_std: Float[Tensor, "frames"] | None = None
     """World units."""
+    information: CameraInformation | None = None
+    """What flow says about small changes of the cameras, where that was asked for."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall-clock of each stage."""
     warnings: list[str] = field(default_factory=list)

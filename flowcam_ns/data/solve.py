@@ -61,11 +61,13 @@ def reconstruct(
     progress: Progress,
     network: NetworkStage | None = None,
     checkpoint: Path | None = None,
+    with_information: bool = False,
 ) -> Reconstruction:
     """Solve poses from all frames' flow, then depths from the flow of those that are not held out.
 
     With a `network`, its chained poses take the place of the solved ones (the `paper` switch). Otherwise the solve
-    starts from the poses of the network in the file `checkpoint`, where there is one.
+    starts from the poses of the network in the file `checkpoint`, where there is one. `with_information`: the alignment
+    also tells what flow says about small changes of its cameras.
 
     Raises:
         FlowCamError: the clip gives no poses (still camera, too little texture, ...).
@@ -76,7 +78,7 @@ def reconstruct(
     start = None
     if checkpoint is not None and network is None:
         start = network_alignment(frames, checkpoint, frames.camera, options, progress).c2w
-    alignment = estimate_poses(frames, frames.camera, options, progress, store, start)
+    alignment = estimate_poses(frames, frames.camera, options, progress, store, start, with_information)
     if network is not None:
         flow = store if checkpoint is None else network_flow(frames, read_checkpoint(checkpoint), options)
         alignment = paper_alignment(

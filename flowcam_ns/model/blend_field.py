@@ -6,7 +6,7 @@ Untrained it is a depth-warped, visibility-checked blend of the nearest frames; 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from flowcam_ns.errors import FlowCamError
+from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.model.blend_context import choose_contexts, frame_colours
 from flowcam_ns.model.blend_guide import SurfaceGuide, build_guide, pixel_pitch
 from flowcam_ns.model.blend_refine import BlendRefiner
@@ -65,7 +66,11 @@ class BlendField(nn.Module):
         super().__init__()
         self.config = config or BlendFieldConfig()
         self.weights = BlendWeights(
-            self.config.width, self.config.misfit_px, self.config.misfit_relative, self.config.implementation
+            self.config.width,
+            self.config.misfit_px,
+            self.config.misfit_relative,
+            self.config.sample_spread,
+            self.config.implementation,
         )
         self.refiner = BlendRefiner(self.config.refiner_width) if self.config.refiner_width else None
         self.scene: ContextScene | None = None
@@ -86,11 +91,23 @@ class BlendField(nn.Module):
         known = (self._depths[:, 1] > 0.2) & self._usable[:, None, None]
         inverse = self._depths[:, 0][known] if bool(known.any()) else torch.ones(1, device=device)
         self._typical = max(float(inverse[:: max(1, len(inverse) // 100_000)].median()), LEAST_INVERSE_DEPTH)
+        self._set_depth_rays(scene)
+
+    def _set_depth_rays(self, scene: ContextScene) -> None:
         h, w = scene.inverse_depth.shape[1:]
         small = scene.camera.scaled_to(w, h)
         y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-        self._depth_rays = small.unproject(torch.stack([x, y], dim=-1) + 0.5).to(device)
+        self._depth_rays = small.unproject(torch.stack([x, y], dim=-1) + 0.5).to(self.device)
         self._depth_focal = small.fx
+
+    def move_cameras(self, c2w: Float[Tensor, "frames 4 4"], camera: Camera) -> None:
+        """Change poses and lens by so little that guides made before still serve; depths stay with their frames."""
+        if self.scene is None:
+            raise FlowCamError("the field has no scene yet: call set_scene first")
+        lens = camera.scaled_to(self.scene.camera.width, self.scene.camera.height)
+        self.scene = replace(self.scene, c2w=c2w, camera=lens)
+        self._c2w = c2w.detach().float().to(self.device)
+        self._set_depth_rays(self.scene)
 
     @property
     def device(self) -> torch.device:
@@ -171,10 +188,7 @@ class BlendField(nn.Module):
                 guide = self.guide_for(origin, rays, axis, exclude)
         chosen, prior = self.contexts_of(origin, axis, self.config.contexts, exclude)
         images = self._pictures(chosen, directions)
-        pieces = (
-            [rays] if torch.is_grad_enabled() else rays.split(RAYS_AT_ONCE.get(rays.device.type, MOST_RAYS_AT_ONCE))
-        )
-        blend = RayBlend.joined([self._blend(origin, piece, guide, chosen, prior, images) for piece in pieces])
+        blend = self._blend_all(origin, rays, guide, chosen, prior, images)
         rgb = (blend.weights[..., None] * blend.candidates).sum(0)
         if self.refiner is not None and len(shape) == 2 and min(shape) > 1:
             rgb = self.refiner(rgb.reshape(*shape, 3), blend, prior)
@@ -187,6 +201,31 @@ class BlendField(nn.Module):
         if not torch.is_grad_enabled():
             out["contexts"] = blend.weights.T @ frame_colours(chosen, len(self.scene)).to(rgb)
         return {name: value.reshape(*shape, value.shape[-1]) for name, value in out.items()}
+
+    def blend_of(
+        self,
+        origin: Float[Tensor, "3"],
+        rays: Float[Tensor, "rays 3"],
+        axis: Float[Tensor, "3"],
+        guide: SurfaceGuide,
+        exclude: int,
+    ) -> tuple[Int[Tensor, "contexts"], RayBlend]:
+        """What rays of a frame's camera show, before the image network; and which contexts show it."""
+        chosen, prior = self.contexts_of(origin, axis, self.config.contexts, exclude)
+        return chosen, self._blend_all(origin, rays, guide, chosen, prior, self._pictures(chosen, rays))
+
+    def _blend_all(
+        self,
+        origin: Float[Tensor, "3"],
+        rays: Float[Tensor, "rays 3"],
+        guide: SurfaceGuide,
+        chosen: Int[Tensor, "contexts"],
+        prior: Float[Tensor, "contexts"],
+        images: Float[Tensor, "contexts 3 height width"],
+    ) -> RayBlend:
+        few = len(rays) if torch.is_grad_enabled() else RAYS_AT_ONCE.get(rays.device.type, MOST_RAYS_AT_ONCE)
+        pieces = rays.split(few)
+        return RayBlend.joined([self._blend(origin, piece, guide, chosen, prior, images) for piece in pieces])
 
     def _pictures(
         self, chosen: Int[Tensor, "contexts"], directions: Float[Tensor, "*rays 3"]

@@ -41,6 +41,9 @@ def place_samples(layers: Float[Tensor, "rays 3"], spread: float, floor: float) 
     """Inverse distances of five samples, near to far: the likeliest surface, a step either side, both extremes."""
     near, centre, far = layers.unbind(-1)
     step = spread * centre + floor
+    # Extremes so near to the likeliest surface are the noise of its depth: in front of it they would hide it.
+    near = torch.where(near > centre + 0.5 * step, near, centre)
+    far = torch.where(far < centre - 0.5 * step, far, centre)
     samples = torch.stack([near, centre + step, centre, (centre - step).clamp(min=0), far.clamp(min=0)], dim=-1)
     return torch.sort(samples, dim=-1, descending=True).values
 

@@ -20,7 +20,11 @@ from flowcam_ns.errors import FlowCamError
 from flowcam_ns.model.blend_sampling import ContextSamples
 
 LEAST_WEIGHT = 1e-4
-DENSITY_FEATURES = 9
+FRONT_SOFTNESS = 0.1
+"""Width of the step from empty to solid in front of a surface, in distances between a surface and its side samples."""
+LEAST_SOLID = 0.01
+"""Share of a density that is left in front of a surface, so that training can bring it back."""
+DENSITY_FEATURES = 10
 CANDIDATE_FEATURES = 10
 EPS = 1e-6
 
@@ -92,11 +96,17 @@ class BlendWeights(nn.Module):
     """Weights of samples and contexts."""
 
     def __init__(
-        self, width: int, misfit_px: float, misfit_relative: float, implementation: Literal["tcnn", "torch"] = "torch"
+        self,
+        width: int,
+        misfit_px: float,
+        misfit_relative: float,
+        sample_spread: float,
+        implementation: Literal["tcnn", "torch"] = "torch",
     ) -> None:
         super().__init__()
         self.misfit_px = misfit_px
         self.misfit_relative = misfit_relative
+        self.sample_spread = sample_spread
         self.density, self.blend = (
             GatedMLP(inputs, width, "tcnn") if implementation == "tcnn" else small_network(inputs, width)
             for inputs in (DENSITY_FEATURES, CANDIDATE_FEATURES)
@@ -141,9 +151,13 @@ class BlendWeights(nn.Module):
     ) -> Float[Tensor, "rays samples"]:
         """Volume-rendering weights: density where contexts have a surface, corrected by how their colours agree."""
         on_surface = torch.exp(-0.5 * (seen.relative_misfit / self.misfit_relative).square())
+        # The side sample in front of a surface lies before it: any density there would draw the surface nearer.
+        reached = (0.5 * self.sample_spread - seen.relative_misfit) / (FRONT_SOFTNESS * self.sample_spread)
+        reached = torch.sigmoid(reached)
         votes = reach * (0.05 + seen.trust)
         total = votes.sum(0) + EPS
         agreement = (votes * on_surface).sum(0) / total
+        solid = (votes * on_surface * (LEAST_SOLID + (1 - LEAST_SOLID) * reached)).sum(0) / total
         sight = reach * (visible + 0.05)
         sight = sight / (sight.sum(0) + EPS)
         mean = (sight[..., None] * seen.colours).sum(0)
@@ -153,6 +167,7 @@ class BlendWeights(nn.Module):
         features = torch.stack(
             [
                 agreement,
+                solid,
                 torch.log(variance.add(EPS).sqrt() + 1e-3) / 3,
                 (sight * visible).sum(0),
                 (votes * signed).sum(0) / total,
@@ -164,7 +179,7 @@ class BlendWeights(nn.Module):
             ],
             dim=-1,
         )
-        density = 4 * agreement * torch.exp(self.density(features)[..., 0].clamp(-8, 8))
+        density = 4 * solid * torch.exp(self.density(features)[..., 0].clamp(-8, 8))
         density = torch.cat([density[:, :-1], torch.full_like(density[:, -1:], 30.0)], dim=-1)
         passed = torch.cumsum(density, dim=-1) - density
         return torch.exp(-passed) * (1 - torch.exp(-density))

@@ -14,12 +14,14 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor, nn
 
+from flowcam_ns.alignment.camera_information import CameraInformation
 from flowcam_ns.model.blend_field import BlendField, BlendFieldConfig
 from flowcam_ns.model.blend_guide import pixel_pitch
 from flowcam_ns.model.blend_training import patch_losses
 from flowcam_ns.model.camera_optimizer import EstimatedCameras, FlowCameraOptimizer, FlowCameraOptimizerConfig
 from flowcam_ns.model.checkpoint import locate, read_checkpoint
 from flowcam_ns.model.image_scores import ImageScores, nearest_frame_copy
+from flowcam_ns.model.joint_refinement import JointRefinement, JointRefinementConfig, Refined
 from flowcam_ns.model.network_stage import NetworkStage, NetworkStageConfig
 from flowcam_ns.model.scene import ContextScene
 from flowcam_ns.model.scene_depth import SceneDepth
@@ -43,6 +45,8 @@ class FlowCamModelConfig(ModelConfig):
     """target class to instantiate"""
     blend: BlendFieldConfig = field(default_factory=BlendFieldConfig)
     """The field: views are blended from the frames' own colours."""
+    refinement: JointRefinementConfig = field(default_factory=JointRefinementConfig)
+    """Poses and lens are refined while the field trains."""
     network: NetworkStageConfig = field(default_factory=NetworkStageConfig)
     """The paper's network, beside the field or in the place of the bundle adjustment."""
     checkpoint: Optional[Path] = None  # noqa: UP045
@@ -100,6 +104,7 @@ class FlowCamModel(Model):
         self.scene_depth = SceneDepth(frame_count)
         self.field = BlendField(self.config.blend)
         self.network = NetworkStage(self.config.network) if self.config.uses_network else None
+        self.refinement: JointRefinement | None = None
         self.scores = ImageScores()
 
     def adopt(
@@ -107,11 +112,22 @@ class FlowCamModel(Model):
         cameras: EstimatedCameras,
         inverse_depth: Float[Tensor, "frames h w"],
         confidence: Float[Tensor, "frames h w"],
+        information: CameraInformation | None = None,
     ) -> None:
-        """Take solved cameras and dense depths; rendering works from here on."""
+        """Take solved cameras and dense depths; rendering works from here on, and refinement with `information`."""
         self.camera_optimizer.set_cameras(cameras)
         self.scene_depth.set_depth(inverse_depth, confidence)
         self.rebuild_scene()
+        if information is not None:
+            self.refinement = JointRefinement(self.config.refinement, information, cameras)
+
+    def refine_cameras(self, step: int) -> Refined | None:
+        """A step of poses and lens, where one is due before this training step and flow's information is at hand."""
+        if self.refinement is None or step not in self.config.refinement.steps:
+            return None
+        refined = self.refinement.step(self.field)
+        self.camera_optimizer.set_cameras(refined.cameras)
+        return refined
 
     def rebuild_scene(self) -> None:
         """Hand the field its frames, from the buffers (after a solve or a checkpoint)."""

@@ -83,6 +83,14 @@ def test_untrained_a_held_out_view_is_far_better_than_its_neighbours_copy(scene:
     assert out["confidence"].median() > 0.5
 
 
+def test_an_untrained_field_draws_surfaces_neither_nearer_nor_farther(scene: ContextScene) -> None:
+    out = render(field_of(scene), scene.c2w[HELD_OUT])
+    _, depth = look(scene.c2w[HELD_OUT])
+    _, directions, axis = camera_rays(CAMERA, scene.c2w[HELD_OUT])
+    error = (out["depth"][..., 0] * (directions @ axis)) / depth - 1
+    assert abs(float(error.median())) < 0.1 * BlendFieldConfig().sample_spread
+
+
 @pytest.mark.parametrize("target", [2, HELD_OUT])
 def test_a_frame_is_never_its_own_source(scene: ContextScene, target: int) -> None:
     """Neither a target nor a held-out frame may leave a trace of its colours or depths in its own rendering."""

@@ -1,0 +1,60 @@
+"""What flow says about small changes of the solved cameras: the quadratic around the last solve's optimum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flowcam_ns.alignment import normal_equations
+from flowcam_ns.alignment.covariance import lens_evidence
+from flowcam_ns.alignment.lens import LENS_SIZE
+from flowcam_ns.alignment.normal_equations import DENSE_FRAMES, POSE_SIZE
+from flowcam_ns.alignment.problem import FlowProblem, FlowState
+from flowcam_ns.alignment.refine import fitting_kernel
+
+MOST_BELIEF = 1e6
+"""Most that is added for the lens, relative to the mean of the diagonal: a lens that is known is as good as held."""
+
+
+@dataclass(frozen=True)
+class CameraInformation:
+    """The cost 1/2 d^T `matrix` d of a change d of the cameras, as a share of twice the robust cost of all flow."""
+
+    frames: Int[Tensor, "posed"]
+    """The frames that were solved, ascending."""
+    matrix: Float[Tensor, "unknowns unknowns"]
+    """Depths eliminated. Unknowns: a tangent (v, omega) of each posed frame's pose, T <- T exp(v, omega) with v in
+    units of the world that is handed on, then the lens (`lens.py`)."""
+
+
+def camera_information(
+    problem: FlowProblem,
+    state: FlowState,
+    lens_std: Float[Tensor, "lens"] | None,
+    frames: Int[Tensor, "posed"],
+    scale: float,
+) -> CameraInformation | None:
+    """The information that flow and the belief about the lens hold; None for videos too long for a dense matrix.
+
+    Args:
+        problem: the measurements of the last solve.
+        state: its solution.
+        lens_std: what was believed of the lens beforehand.
+        frames: the video's frames that the problem's are.
+        scale: units of the world that is handed on, per unit of the solver's.
+    """
+    if len(state.c2w) > DENSE_FRAMES:
+        return None
+    equations, cost = normal_equations.build(problem, state, fitting_kernel(problem, state))
+    local, _ = normal_equations.without_depths(equations)
+    matrix = normal_equations.assemble_dense(local, equations.columns, equations.size)
+    if lens_std is not None:
+        belief = lens_evidence(problem, state, lens_std).price / lens_std.double() ** 2
+        belief = belief.clamp(max=MOST_BELIEF * float(matrix.diagonal().mean()))
+        matrix[-LENS_SIZE:, -LENS_SIZE:] += torch.diag(belief)
+    unit = torch.ones(equations.size, dtype=matrix.dtype, device=matrix.device)
+    unit[:-LENS_SIZE].view(-1, POSE_SIZE)[:, :3] = 1 / scale
+    return CameraInformation(frames.cpu(), (unit[:, None] * matrix * unit / (2 * cost)).cpu())
