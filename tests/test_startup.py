@@ -66,3 +66,10 @@ def test_a_process_knows_its_age() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert 0.95 < float(done.stdout) < time.monotonic() - started + 0.05
     assert process_age() > 0
+
+
+def test_importing_the_plugin_loads_no_solver() -> None:
+    code = "import sys, flowcam_ns.method_configs.flowcam; print('flowcam_ns.alignment.linearize' in sys.modules)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "False"

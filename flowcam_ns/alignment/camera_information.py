@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowcam_ns.alignment import normal_equations
-from flowcam_ns.alignment.covariance import lens_evidence
+from flowcam_ns.alignment.covariance import lens_evidence, lens_information
 from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.normal_equations import DENSE_FRAMES, POSE_SIZE
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.alignment.refine import fitting_kernel
-
-MOST_BELIEF = 1e6
-"""Most that is added for the lens, relative to the mean of the diagonal: a lens that is known is as good as held."""
-
-
-@dataclass(frozen=True)
-class CameraInformation:
-    """The cost 1/2 d^T `matrix` d of a change d of the cameras, as a share of twice the robust cost of all flow."""
-
-    frames: Int[Tensor, "posed"]
-    """The frames that were solved, ascending."""
-    matrix: Float[Tensor, "unknowns unknowns"]
-    """Depths eliminated. Unknowns: a tangent (v, omega) of each posed frame's pose, T <- T exp(v, omega) with v in
-    units of the world that is handed on, then the lens (`lens.py`)."""
+from flowcam_ns.alignment.result import CameraInformation
 
 
 def camera_information(
@@ -52,8 +37,7 @@ def camera_information(
     local, _ = normal_equations.without_depths(equations)
     matrix = normal_equations.assemble_dense(local, equations.columns, equations.size)
     if lens_std is not None:
-        belief = lens_evidence(problem, state, lens_std).price / lens_std.double() ** 2
-        belief = belief.clamp(max=MOST_BELIEF * float(matrix.diagonal().mean()))
+        belief = lens_information(lens_evidence(problem, state, lens_std).price, lens_std, matrix)
         matrix[-LENS_SIZE:, -LENS_SIZE:] += torch.diag(belief)
     unit = torch.ones(equations.size, dtype=matrix.dtype, device=matrix.device)
     unit[:-LENS_SIZE].view(-1, POSE_SIZE)[:, :3] = 1 / scale

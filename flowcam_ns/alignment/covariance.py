@@ -154,6 +154,13 @@ def lens_evidence(problem: FlowProblem, state: FlowState, lens_std: Float[Tensor
     return _evidence(quarters, _whole(quarters, fit), gauge_directions(state), fit, lens_std)
 
 
+def lens_information(
+    price: float | Float[Tensor, "lens"], lens_std: Float[Tensor, "lens"], matrix: Matrix
+) -> Float[Tensor, "lens"]:
+    """What a belief about the lens adds to the cameras' normal equations `matrix`, at a price of its precision."""
+    return (price / lens_std.double() ** 2).clamp(max=MAX_BELIEF * strength(matrix))
+
+
 def _quarters(problem: FlowProblem, state: FlowState) -> tuple[list[Group], _Goodness]:
     kernel = fitting_kernel(problem, state)
     run = max(1, min(RUN, len(state.c2w) // MIN_RUNS))
@@ -170,8 +177,7 @@ def _evidence(
 ) -> LensEvidence:
     # A trace of the belief, so that what no flow tells has a deviation too.
     usual = 2 * fit.cost / INDEPENDENT
-    trace = WEAKLY * usual / lens_std.double() ** 2
-    trace = trace.clamp(max=MAX_BELIEF * strength(whole))
+    trace = lens_information(WEAKLY * usual, lens_std, whole)
     variance = float(_changes(quarters, whole, gauge, fit, trace)[-LENS_SIZE].square().sum())
     unit = gauge.new_zeros(len(gauge), 1)
     unit[-LENS_SIZE] = 1
@@ -216,8 +222,7 @@ def _influence(
     whole = _whole(quarters, fit)
     if lens_std is None:
         return _changes(quarters, whole, gauge, fit, gauge.new_zeros(LENS_SIZE))
-    belief = _evidence(quarters, whole, gauge, fit, lens_std).price / lens_std.double() ** 2
-    belief = belief.clamp(max=MAX_BELIEF * strength(whole))
+    belief = lens_information(_evidence(quarters, whole, gauge, fit, lens_std).price, lens_std, whole)
     pull = gauge.new_zeros(len(gauge), LENS_SIZE)
     pull[-LENS_SIZE:] = torch.diag(belief * lens_std.double())
     return torch.cat([_changes(quarters, whole, gauge, fit, belief), solve(whole, pull, belief, gauge)], dim=1)

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flowcam_ns.alignment.camera_information import CameraInformation
 from flowcam_ns.geometry.camera import Camera
+
+
+@dataclass(frozen=True)
+class CameraInformation:
+    """The cost 1/2 d^T `matrix` d of a change d of the cameras, as a share of twice the robust cost of all flow."""
+
+    frames: Int[Tensor, "posed"]
+    """The frames that were solved, ascending."""
+    matrix: Float[Tensor, "unknowns unknowns"]
+    """Depths eliminated. Unknowns: a tangent (v, omega) of each posed frame's pose, T <- T exp(v, omega) with v in
+    units of the world that is handed on, then the lens (`lens.py`)."""
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
 from jaxtyping import Float
@@ -14,18 +14,21 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor, nn
 
-from flowcam_ns.alignment.camera_information import CameraInformation
+from flowcam_ns.alignment.result import CameraInformation
 from flowcam_ns.model.blend_field import BlendField, BlendFieldConfig
 from flowcam_ns.model.blend_guide import pixel_pitch
 from flowcam_ns.model.blend_training import patch_losses
 from flowcam_ns.model.camera_optimizer import EstimatedCameras, FlowCameraOptimizer, FlowCameraOptimizerConfig
 from flowcam_ns.model.checkpoint import locate, read_checkpoint
 from flowcam_ns.model.image_scores import ImageScores, nearest_frame_copy
-from flowcam_ns.model.joint_refinement import JointRefinement, JointRefinementConfig, Refined
 from flowcam_ns.model.network_stage import NetworkStage, NetworkStageConfig
+from flowcam_ns.model.refinement_config import JointRefinementConfig
 from flowcam_ns.model.scene import ContextScene
 from flowcam_ns.model.scene_depth import SceneDepth
 from flowcam_ns.model.view_outputs import induced_flow, normals_from_depth_map, pose_of_rays
+
+if TYPE_CHECKING:
+    from flowcam_ns.model.joint_refinement import JointRefinement, Refined
 
 FLOW_RANGE = 0.08
 """Flow, as a share of the image's width, at which the colour wheel is fully saturated."""
@@ -119,6 +122,8 @@ class FlowCamModel(Model):
         self.scene_depth.set_depth(inverse_depth, confidence)
         self.rebuild_scene()
         if information is not None:
+            from flowcam_ns.model.joint_refinement import JointRefinement
+
             self.refinement = JointRefinement(self.config.refinement, information, cameras)
 
     def refine_cameras(self, step: int) -> Refined | None:

@@ -13,16 +13,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowcam_ns.alignment.camera_information import CameraInformation
 from flowcam_ns.alignment.covariance import gauge_directions
+from flowcam_ns.alignment.groups import strength
 from flowcam_ns.alignment.lens import LENS_SIZE, camera_from_lens, lens_from_camera
 from flowcam_ns.alignment.normal_equations import POSE_SIZE
 from flowcam_ns.alignment.photometric import photometric_equations, unknowns_of
 from flowcam_ns.alignment.problem import FlowState
+from flowcam_ns.alignment.result import CameraInformation
 from flowcam_ns.geometry import se3
 from flowcam_ns.model.blend_field import BlendField
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
 from flowcam_ns.model.photometric_view import brightness_error, photometric_view
+from flowcam_ns.model.refinement_config import JointRefinementConfig
 
 WATCHED_EVERY = 4
 """Every such training frame is kept out of a step and judges it."""
@@ -30,22 +32,6 @@ DAMPING = 1e-9
 """Added to the diagonal, relative to its mean."""
 HELD = 1e9
 """The same, for what shall not move."""
-
-
-@dataclass
-class JointRefinementConfig:
-    """How poses and lens are refined with the field."""
-
-    steps: tuple[int, ...] = ()
-    """Training steps before which it is done, such as 200; none leaves the cameras as flow gave them."""
-    weight: float = 1.0
-    """How much the pictures' errors count; at 1 their whole cost counts as much as that of all flow."""
-    lens: bool = False
-    """Refine the lens too. Pictures can tell it worse than flow does."""
-    stride: int = 4
-    """Every such pixel is compared, in both directions."""
-    most_frames: int = 64
-    """Training frames that are compared in one step."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +66,7 @@ class JointRefinement:
         frames = self._training_frames(field)
         judges = frames[WATCHED_EVERY // 2 :: WATCHED_EVERY]
         used = [frame for frame in frames if frame not in judges]
-        before = self._error(field, judges)
+        before = self._error(field, judges, self.cameras)
         change = self._solved(field, used)
         cameras = self._changed(change)
         old = self.cameras
@@ -98,8 +84,8 @@ class JointRefinement:
         few = torch.linspace(0, len(frames) - 1, min(self.config.most_frames, len(frames))).round().long()
         return frames[few].tolist()
 
-    def _error(self, field: BlendField, frames: list[int], cameras: EstimatedCameras | None = None) -> float:
-        lens = lens_from_camera((cameras or self.cameras).camera)
+    def _error(self, field: BlendField, frames: list[int], cameras: EstimatedCameras) -> float:
+        lens = lens_from_camera(cameras.camera)
         errors = [brightness_error(photometric_view(field, frame, lens, self.config.stride)) for frame in frames]
         return sum(errors) / max(len(errors), 1)
 
@@ -121,7 +107,8 @@ class JointRefinement:
         weight = self.config.weight / max(2 * cost, 1e-12)
         gauge = gauge_directions(FlowState(c2w[posed], c2w.new_zeros(len(posed), 0), lens))
         gauge = gauge / gauge.norm(dim=0).clamp(min=1e-12)
-        typical = float(flow.diagonal().mean())
+        # Flow alone says how firmly the world is held, however much the pictures count.
+        typical = strength(flow)
         whole = flow + weight * matrix + typical * (gauge @ gauge.T)
         whole += DAMPING * typical * torch.eye(len(flow), dtype=flow.dtype)
         if not self.config.lens:

@@ -126,8 +126,7 @@ def refine_motion(
         motion = relative.double()
         if search_steps > 0:
             with torch.no_grad():
-                found = match.searched(motion, search_steps)
-            motion = found
+                motion = match.searched(motion, search_steps)
         for _ in range(steps):
             motion, _ = match.improved(motion)
     return motion.to(relative.dtype)
