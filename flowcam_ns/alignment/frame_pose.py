@@ -101,7 +101,8 @@ def pose_from_two_views(
     """The pose of a frame from the flow of one known frame, of whose points only a few have a depth.
 
     The flow of all of them tells rotation and direction (the essential matrix), those with a depth tell how far. The
-    flow itself says whether it can be believed: unrelated pictures obey no essential matrix.
+    flow itself says whether it can be believed: unrelated pictures obey no essential matrix. What stands still, such as
+    a logo burnt into both, obeys every one and is not asked.
 
     Args:
         points: pixels of the known frame, centred.
@@ -112,6 +113,7 @@ def pose_from_two_views(
         lens: of both frames.
         T_known_world: pose of the known frame.
     """
+    trusted = trusted & ((targets - points).norm(dim=0) > EPIPOLAR_NOISE)
     if int(trusted.sum()) < MIN_EPIPOLAR:
         return None
     ray_here, ray_there = rays(torch.stack([points, targets]).double(), lens)

@@ -20,6 +20,8 @@ from flowcam_ns.geometry.camera import Camera
 LENS_SIZE = 7
 """log f, cx, cy, k1, k2, p1, p2."""
 NEWTON_STEPS = 5
+NEWTON_TOLERANCE = 0.03
+"""In square roots of the precision: a step this short leaves an error of its square, and nothing to hold it in."""
 MIN_SLOPE = 0.1
 """The distortion must keep growing with the radius: its slope is held above this."""
 
@@ -50,12 +52,15 @@ def rays(pixels: Float[Tensor, "*batch 2 points"], lens: Float[Tensor, "lens"]) 
     distorted = (pixels - lens[1:3, None]) / lens[0].exp()
     if not bool((lens[3:] != 0).any()):
         return distorted
-    ray = distorted
+    ray, close = distorted, NEWTON_TOLERANCE * torch.finfo(distorted.dtype).eps ** 0.5
     for _ in range(NEWTON_STEPS):
         (a, b), (_, d) = (row.unbind(-2) for row in _distortion_jacobian(ray, lens).unbind(-3))
         determinant = (a * d - b * b).clamp(min=MIN_SLOPE**2)
         x, y = (_distort(ray, lens) - distorted).unbind(-2)
-        ray = ray - torch.stack([(d * x - b * y) / determinant, (a * y - b * x) / determinant], dim=-2)
+        step = torch.stack([(d * x - b * y) / determinant, (a * y - b * x) / determinant], dim=-2)
+        ray = ray - step
+        if float(step.detach().abs().amax()) < close:
+            break
     return ray
 
 
@@ -102,6 +107,8 @@ def _distort(ray: Float[Tensor, "*batch 2 points"], lens: Float[Tensor, "lens"])
     x, y = ray[..., :1, :], ray[..., 1:, :]
     r2 = x * x + y * y
     radial = ray * (1 + r2 * (lens[3] + r2 * lens[4]))
+    if not _has_tangential(lens):
+        return radial
     cross = 2 * x * y
     p1, p2 = lens[5], lens[6]
     return radial + torch.cat([p1 * cross + p2 * (r2 + 2 * x * x), p2 * cross + p1 * (r2 + 2 * y * y)], dim=-2)
@@ -115,11 +122,21 @@ def _distortion_jacobian(ray: Tensor, lens: Tensor) -> Float[Tensor, "*batch 2 2
     slope = 2 * (lens[3] + 2 * lens[4] * r2)
     p1, p2 = lens[5], lens[6]
     out = ray.new_empty(*ray.shape[:-2], 2, 2, ray.shape[-1])
-    out[..., 0, 0, :] = radial + slope * x * x + 2 * p1 * y + 6 * p2 * x
-    out[..., 1, 1, :] = radial + slope * y * y + 6 * p1 * y + 2 * p2 * x
-    out[..., 0, 1, :] = slope * x * y + 2 * p1 * x + 2 * p2 * y
+    along = slope * x
+    out[..., 0, 0, :] = torch.addcmul(radial, along, x)
+    out[..., 1, 1, :] = torch.addcmul(radial, slope * y, y)
+    out[..., 0, 1, :] = along * y
+    if _has_tangential(lens):
+        out[..., 0, 0, :] += 2 * p1 * y + 6 * p2 * x
+        out[..., 1, 1, :] += 6 * p1 * y + 2 * p2 * x
+        out[..., 0, 1, :] += 2 * p1 * x + 2 * p2 * y
     out[..., 1, 0, :] = out[..., 0, 1, :]
     return out
+
+
+def _has_tangential(lens: Float[Tensor, "lens"]) -> bool:
+    """Whether p1 or p2 matter at all: they are 0 in most lenses, and nobody differentiates by them."""
+    return lens.requires_grad or bool((lens[5:] != 0).any())
 
 
 def _lens_columns(

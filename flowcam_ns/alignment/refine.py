@@ -19,6 +19,8 @@ from flowcam_ns.geometry import se3
 ALL_OF_LENS = (True,) * LENS_SIZE
 LENS_STAGES = ((True, *[False] * (LENS_SIZE - 1)), ALL_OF_LENS)
 """The focal length alone while the trajectory is still rough, then all of the lens."""
+LEAST_DAMPING, MOST_DAMPING = 1e-5, 1e-3
+"""Damping that one robust kernel may hand on to the next: one that ended where no step helps must not hold that one."""
 KERNEL_IN_ERRORS, KERNEL_LIMITS = 3.0, (0.5, 2.0)
 """Last robust kernel, in median errors, and the least and the most that it may be, px of an image 512 px wide."""
 
@@ -60,7 +62,7 @@ def refine_all(
             scale=scale * PIXEL,
             prior=belief.prior(robust_cost_at(problem, solution.state, scale * PIXEL), solution.state.lens, price),
             iterations=iterations,
-            damping=max(solution.damping, 1e-5),
+            damping=min(max(solution.damping, LEAST_DAMPING), MOST_DAMPING),
             tolerance=tolerance,
         )
     c2w = se3.orthonormalized(solution.state.c2w)

@@ -158,8 +158,9 @@ def match_descriptors(
     rows = np.arange(len(first))
     best = product.argmax(axis=1)
     top = product[rows, best]
-    mutual = product.argmax(axis=0)[best] == rows
+    mutual = product.max(axis=0)[best] == top
     product[rows, best] = -1
     distance, next_distance = (np.sqrt(np.maximum(2 - 2 * x, 0)) for x in (top, product.max(axis=1)))
     kept = np.nonzero(mutual & (distance < RATIO * next_distance))[0]
+    kept = kept[np.sort(np.unique(best[kept], return_index=True)[1])]  # of equal features only one has the partner
     return kept, best[kept]

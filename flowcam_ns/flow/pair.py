@@ -61,10 +61,12 @@ class FlowPair:
         # On the half-size grid a flow is half as many px long, so the tolerance is halved with it.
         ours = [flow / 2 for flow in halves]
         confidences = [confidence_of_half(ours[0], ours[1]), confidence_of_half(ours[1], ours[0])]
-        steps = np.stack(halves) * STEPS_PER_PX
-        kept = np.isfinite(steps).all(-1) & (np.abs(steps).max(-1) <= LARGEST)
-        fixed = np.rint(np.clip(np.nan_to_num(steps), -LARGEST, LARGEST)).astype(np.int16)
-        levels = np.rint(np.where(kept, np.stack(confidences), 0) * 255).astype(np.uint8)
+        steps = np.stack(halves) * np.float32(STEPS_PER_PX)
+        kept = np.abs(steps) <= LARGEST  # neither where it is not finite
+        if not kept.all():
+            steps = np.clip(np.nan_to_num(steps), -LARGEST, LARGEST)
+        fixed = np.rint(steps).astype(np.int16)
+        levels = np.rint(np.stack(confidences) * (kept[..., 0] & kept[..., 1]) * 255).astype(np.uint8)
         return cls(fixed, levels)
 
 
