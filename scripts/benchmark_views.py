@@ -107,9 +107,8 @@ def make_task(options: Options, sequence: str) -> Task:
     """The sequence's own images for all pose estimators, and what is scored."""
     folder = (options.output_dir / sequence.replace(":", "_") / time.strftime("%Y%m%d-%H%M%S")).absolute()
     recorded = load_sequence(options.data, sequence)
-    frames = recorded.frames
-    scale = min(1.0, options.size / max(frames.width, frames.height))
-    shrunk = SharedFrames(frames).images(round(frames.width * scale), round(frames.height * scale))
+    frames, shared = recorded.frames, SharedFrames(recorded.frames)
+    shrunk = shared.images(*shared.size_within(options.size))
     return Task(
         name=sequence,
         source=recorded.link_images(folder / recorded.frames.name / "images"),

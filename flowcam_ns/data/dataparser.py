@@ -54,10 +54,8 @@ class FlowCamDataParser(DataParser):
         self.shared = decode_frames(config.data, config.frames)
 
     def render_size(self) -> tuple[int, int]:
-        """(width, height) at which the field works; even, because most players show no H.264 video of odd sizes."""
-        frames = self.shared.frames
-        scale = min(1.0, self.config.train_long_side / max(frames.width, frames.height)) / self.config.downscale_factor
-        return max(2 * round(frames.width * scale / 2), 2), max(2 * round(frames.height * scale / 2), 2)
+        """(width, height) at which the field works."""
+        return self.shared.size_within(self.config.train_long_side, self.config.downscale_factor)
 
     def frame_indices(self, split: str) -> list[int]:
         """Frames of a split; those that could not be posed are left out once that is known."""

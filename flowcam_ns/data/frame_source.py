@@ -21,6 +21,15 @@ class SharedFrames:
         self.frames = frames
         self._resized: dict[tuple[int, int], UInt8[np.ndarray, "frames height width 3"]] = {}
 
+    def size_within(self, long_side: int, downscale_factor: float = 1) -> tuple[int, int]:
+        """(width, height) of the frames with a long side of at most so many px, then divided by the factor.
+
+        Both are even, because most players show no H.264 video of odd sizes.
+        """
+        width, height = self.frames.width, self.frames.height
+        scale = min(1.0, long_side / max(width, height)) / downscale_factor
+        return max(2 * round(width * scale / 2), 2), max(2 * round(height * scale / 2), 2)
+
     def images(self, width: int, height: int) -> UInt8[np.ndarray, "frames height width 3"]:
         """All frames at another size (kept: every split and the field read the same array)."""
         if (height, width) == self.frames.images.shape[1:3]:
