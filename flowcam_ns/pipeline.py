@@ -167,8 +167,10 @@ class FlowCamPipeline(VanillaPipeline):
             CONSOLE.log(line)
 
     def _spread_cameras(self, cameras: EstimatedCameras) -> None:
-        """Cameras into every copy that nerfstudio keeps, and into the viewer."""
+        """Cameras into every copy that nerfstudio keeps, and into the viewer; the scene's extent with them."""
         self.datamanager.set_cameras(cameras)
+        if self.flowcam.field.scene is not None:
+            self.datamanager.set_scene_box(self.flowcam.field.scene.box())
         self._show(cameras.c2w, cameras.posed)
         posed, sources = cameras.posed.nonzero()[:, 0].tolist(), self.datamanager.frames.sources
         self.viewer_panel.set_frames([f"{i}: {sources[i]}" for i in posed], cameras.c2w[posed].numpy())

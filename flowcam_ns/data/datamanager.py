@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
@@ -71,6 +71,16 @@ class FlowCamDataManager(VanillaDataManager[FlowCamDataset]):
             indices = self.eval_dataset.metadata["frame_index"].tolist()
             posed = [row for row, frame in enumerate(indices) if estimated.posed[frame]]
             self.fixed_indices_eval_dataloader.image_indices = posed or [0]
+
+    def set_scene_box(self, box: Float[Tensor, "2 3"]) -> None:
+        """Tell tools where the scene lies: what `ns-export tsdf --use-bounding-box False` fuses."""
+        for outputs in (self.train_dataparser_outputs, *(d._dataparser_outputs for d in self._datasets())):
+            outputs.scene_box.aabb.copy_(box)
+        for dataset in self._datasets():
+            dataset.scene_box.aabb.copy_(box)
+
+    def _datasets(self) -> tuple[FlowCamDataset, FlowCamDataset]:
+        return self.train_dataset, self.eval_dataset
 
     def camera_copies(self) -> Iterator[Cameras]:
         """All `Cameras` objects that exist now."""

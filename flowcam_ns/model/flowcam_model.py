@@ -23,7 +23,7 @@ from flowcam_ns.model.checkpoint import locate, read_checkpoint
 from flowcam_ns.model.image_scores import ImageScores, nearest_frame_copy
 from flowcam_ns.model.network_stage import NetworkStage, NetworkStageConfig
 from flowcam_ns.model.refinement_config import JointRefinementConfig
-from flowcam_ns.model.scene import ContextScene
+from flowcam_ns.model.scene import TRUSTED, ContextScene
 from flowcam_ns.model.scene_depth import SceneDepth
 from flowcam_ns.model.view_outputs import induced_flow, normals_from_depth_map, pose_of_rays
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 FLOW_RANGE = 0.08
 """Flow, as a share of the image's width, at which the colour wheel is fully saturated."""
-
-TRUSTED = 0.25
-"""Confidence from which a depth is good enough for an exported point."""
 
 BAND_MARGIN = 12
 """Rows beyond a band that its pixels may depend on; even, because the image network halves its input."""
@@ -255,6 +252,8 @@ class FlowCamModel(Model):
         )
         if not self.training:
             outputs |= self._geometry(bundle, view, outputs["depth"])
+            # nerfstudio's TSDF fusion leaves out what has depth 0.
+            outputs["trusted_depth"] = outputs["depth"] * (outputs["confidence"] >= TRUSTED)
         return outputs
 
     @torch.no_grad()
@@ -283,4 +282,6 @@ class FlowCamModel(Model):
         grey = torch.full_like(bundle.directions, 0.5)
         zero = torch.zeros_like(grey[..., :1])
         outputs = {"rgb": grey, "depth": zero + 1, "accumulation": zero, "confidence": zero.clone()}
-        return outputs if self.training else outputs | {n: grey.clone() for n in ("contexts", "flow", "normals")}
+        if self.training:
+            return outputs
+        return outputs | {"trusted_depth": zero.clone()} | {n: grey.clone() for n in ("contexts", "flow", "normals")}

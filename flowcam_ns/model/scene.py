@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from flowcam_ns.geometry.camera import Camera
+
+TRUSTED = 0.25
+"""Confidence from which a depth is good enough for an exported point."""
+OUTSIDE = 0.02
+"""Share of the surfaces that the scene's box leaves out on each of its sides."""
+BOX_POINTS = 200_000
+"""Surfaces that tell the box, about."""
 
 
 @dataclass
@@ -31,3 +39,22 @@ class ContextScene:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def box(self) -> Float[Tensor, "2 3"]:
+        """Least and largest world coordinates of what is seen and trusted, without the last few percent on each side;
+        that of the cameras where nothing is.
+        """
+        frames, h, w = self.inverse_depth.shape
+        stride = max(1, round((frames * h * w / BOX_POINTS) ** 0.5))
+        y, x = torch.meshgrid(torch.arange(0, h, stride), torch.arange(0, w, stride), indexing="ij")
+        rays = self.camera.scaled_to(w, h).unproject(torch.stack([x, y], dim=-1) + 0.5)
+        inverse = self.inverse_depth[:, ::stride, ::stride].cpu()
+        seen = (self.confidence[:, ::stride, ::stride].cpu() >= TRUSTED) & (inverse > 0)
+        seen &= self.usable.cpu()[:, None, None]
+        frame, row, column = seen.nonzero(as_tuple=True)
+        c2w = self.c2w.detach().float().cpu()
+        if len(frame) == 0:
+            return torch.stack([c2w[:, :3, 3].amin(0), c2w[:, :3, 3].amax(0)])
+        in_camera = rays[row, column] / inverse[frame, row, column][:, None]
+        points = torch.einsum("nij,nj->ni", c2w[frame, :3, :3], in_camera) + c2w[frame, :3, 3]
+        return points.quantile(torch.tensor([OUTSIDE, 1 - OUTSIDE]), dim=0)

@@ -21,7 +21,16 @@ from flowcam_ns.synthetic.clip import SyntheticClip, make_clip
 
 COUNT, WIDTH, HEIGHT = 10, 96, 64
 HELD_OUT = [3, 6]
-OUTPUTS = {"rgb": 3, "depth": 1, "accumulation": 1, "confidence": 1, "contexts": 3, "flow": 3, "normals": 3}
+OUTPUTS = {
+    "rgb": 3,
+    "depth": 1,
+    "trusted_depth": 1,
+    "accumulation": 1,
+    "confidence": 1,
+    "contexts": 3,
+    "flow": 3,
+    "normals": 3,
+}
 
 
 @pytest.fixture(scope="module")
