@@ -74,13 +74,10 @@ class FlowCamDataManager(VanillaDataManager[FlowCamDataset]):
 
     def set_scene_box(self, box: Float[Tensor, "2 3"]) -> None:
         """Tell tools where the scene lies: what `ns-export tsdf --use-bounding-box False` fuses."""
-        for outputs in (self.train_dataparser_outputs, *(d._dataparser_outputs for d in self._datasets())):
-            outputs.scene_box.aabb.copy_(box)
-        for dataset in self._datasets():
+        self.train_dataparser_outputs.scene_box.aabb.copy_(box)
+        for dataset in (self.train_dataset, self.eval_dataset):
             dataset.scene_box.aabb.copy_(box)
-
-    def _datasets(self) -> tuple[FlowCamDataset, FlowCamDataset]:
-        return self.train_dataset, self.eval_dataset
+            dataset._dataparser_outputs.scene_box.aabb.copy_(box)
 
     def camera_copies(self) -> Iterator[Cameras]:
         """All `Cameras` objects that exist now."""

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from flowcam_ns.flow.cache import FlowCache, cache_key
 from flowcam_ns.flow.chain import join
+from flowcam_ns.flow.confidence import pixel_grid
 from flowcam_ns.flow.corners import points_in_cells
 from flowcam_ns.flow.estimator import FlowEstimator, make_estimator
 from flowcam_ns.flow.features import Features
@@ -140,7 +141,7 @@ class FlowStore:
             size = confidence.shape[1], confidence.shape[0]
             usable = [cv2.resize(self.masks[k].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for k in (i, j)]
             height, width = confidence.shape
-            y, x = np.mgrid[:height, :width].astype(np.float32)
+            x, y = pixel_grid(height, width)
             x_to, y_to = x + flow[..., 0] * width, y + flow[..., 1] * height
             confidence = confidence * usable[0] * cv2.remap(usable[1], x_to, y_to, cv2.INTER_NEAREST)
         return flow.astype(np.float32), confidence.astype(np.float32)
@@ -350,7 +351,7 @@ def ordered(pair: Pair) -> Pair:
 def _stays_inside(flow: Float32[np.ndarray, "h w 2"]) -> Bool[np.ndarray, "h w"]:
     """Where flow (fractions of the image) ends inside the image."""
     height, width = flow.shape[:2]
-    y, x = np.mgrid[:height, :width].astype(np.float32)
+    x, y = pixel_grid(height, width)
     ends = np.stack([(x + 0.5) / width, (y + 0.5) / height], axis=-1) + flow
     return ((ends >= 0) & (ends < 1)).all(-1)
 
