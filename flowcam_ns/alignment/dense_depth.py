@@ -6,6 +6,7 @@ each other and weak pixels take over what confident neighbours of like colour sa
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,8 +24,16 @@ from flowcam_ns.geometry.camera import Camera
 EPS = 1e-12
 
 
+AT_ONCE = 16
+"""Frames whose flow is asked for together, so that it can be found side by side."""
+
+
 class DenseFlow(Protocol):
     """Anything that tells dense flow, such as `flowcam_ns.flow.store.FlowStore`."""
+
+    def compute(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Told that the flow of these pairs will be asked for next."""
+        ...
 
     def dense(self, i: int, j: int) -> tuple[Float32[np.ndarray, "h w 2"], Float32[np.ndarray, "h w"]]:
         """Flow from frame i to frame j as a fraction of width (x) and height (y), and its confidence in 0..1."""
@@ -74,7 +83,10 @@ def dense_inverse_depth(
     c2w = c2w.detach().cpu().double()
     triangulated: dict[int, tuple[Tensor, Tensor]] = {}
     small = camera
-    for i in indices:
+    for place, i in enumerate(indices):
+        if place % AT_ONCE == 0:
+            together = indices[place : place + AT_ONCE]
+            flows.compute((k, j) for k in together for j in _neighbours(k, usable, options.gaps))
         neighbours = _neighbours(i, usable, options.gaps)
         found = [flows.dense(i, j) for j in neighbours]
         weight = torch.from_numpy(np.stack([confident for _, confident in found]))

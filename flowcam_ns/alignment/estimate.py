@@ -44,6 +44,8 @@ from flowcam_ns.video.options import MIN_FRAMES
 
 STILL = 0.0015
 """A video whose picture moves less than this share of its long side between any two frames shows a still camera."""
+STILL_SUPPORT = 0.5
+"""Share of the flow that must be trustworthy for it to tell a still camera."""
 EXIF_SPREAD = 0.05
 """Standard deviation of the logarithm of a focal length that EXIF tells."""
 PRINCIPAL_POINT_SPREAD, DISTORTION_SPREAD, TANGENTIAL_SPREAD = 0.0035, 0.1, 0.0005
@@ -204,7 +206,7 @@ def _measure(
         store, points, lambda done, total: report("Optical flow", 0.3 * done / total, None)
     )
     if float(np.where(np.isfinite(motion), motion, 1.0).sum()) < STILL * max(1, len(motion) // 4) or (
-        _largest_motion(store, points) < STILL
+        largest_motion(store, points) < STILL
     ):
         raise FlowCamError(
             f"{frames.name}: the picture stands still; poses need a camera that moves (sideways, around or forward)."
@@ -216,14 +218,16 @@ def _measure(
     return points, measured, motion, support
 
 
-def _largest_motion(store: FlowStore, points: Float[np.ndarray, "frames points 2"]) -> float:
+def largest_motion(store: FlowStore, points: Float[np.ndarray, "frames points 2"]) -> float:
     """Median motion (share of the long side) between the first frame and a few others, at its largest."""
     last = len(store) - 1
     others = sorted({max(1, round(last * share)) for share in (0.25, 0.5, 0.75, 1.0)})
     targets, confidence = store.sample([(0, j) for j in others], points)
     length = np.linalg.norm(targets - points[0], axis=-1) / max(store.width, store.height)
+    # Of a still picture nearly all flow can be trusted. Where most of it is lost, the views have moved apart, and what
+    # is left may be fixed to the camera: a bonnet, a gimbal's arm.
     moved = [
-        np.median(row[good]) if good.any() else np.inf
+        np.median(row[good]) if good.mean() > STILL_SUPPORT else np.inf
         for row, good in zip(length, confidence > measure.GOOD, strict=True)
     ]
     return float(max(moved))

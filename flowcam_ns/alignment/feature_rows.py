@@ -16,44 +16,60 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from flowcam_ns.alignment.groups import quarters_of
+from flowcam_ns.alignment.lens import rays
 from flowcam_ns.alignment.measure import Pair, centred_points
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.alignment.refine import median_error
 from flowcam_ns.flow.features import Features
 from flowcam_ns.flow.store import FlowStore
+from flowcam_ns.geometry import se3
 
 GAPS = (1, 3, 8, 16, 32)
 """Frame distances over which features are matched."""
 WEIGHT, MAX_WEIGHT = 2.5, 2.5
 """Weight of a matched feature where its error is as large as that of a flow vector, relative to one of full confidence,
 and at most: that features err each by its own makes them worth more than flow of the same error."""
+STRAY = 6 / 512
+"""Distance from the epipolar line (long sides) from which a match is an accident."""
+FEWEST = 12
+"""Two frames with fewer matches than this are not compared."""
 
 
 def feature_rows(
     store: FlowStore,
     features: Features,
     like: FlowProblem,
+    state: FlowState,
     frames: Int[Tensor, "posed"],
     progress: Callable[[int, int], None] | None = None,
 ) -> FlowProblem | None:
     """One more row a frame for `like`, with as many points: the features that are matched most often; None without any.
 
+    Matches that contradict the cameras are left out: between views that share little most of them are accidents.
+
     Args:
         store: knows the frames' size.
         features: of all frames of the video.
         like: the flow's rows, one a frame. A feature takes the place of a point in the same quarter of the picture.
-        frames: the video's frames that the rows of `like` speak of.
+        state: the cameras so far.
+        frames: the video's frames that the rows of `like` and `state` speak of.
         progress: called with (pairs done, pairs in all).
     """
     pairs = feature_pairs(len(frames))
     matches = features.match_all([(int(frames[i]), int(frames[j])) for i, j in pairs], progress)
+    pixels = [features.of(int(frame)).points for frame in frames]
+    ray = [rays(_centred(found, store, like).double(), state.lens).T.cpu().numpy() for found in pixels]
+    w2c = se3.inverse(state.c2w)
+    noise = STRAY / float(state.lens[0].exp())
     links: dict[Pair, tuple[np.ndarray, np.ndarray]] = {}
     for (i, j), (here, there) in zip(pairs, matches, strict=True):
-        if len(here):
+        motion = (w2c[j] @ state.c2w[i]).cpu().numpy()
+        kept = epipolar_distance(ray[i][here], ray[j][there], motion) < noise
+        if kept.sum() >= FEWEST:
+            here, there = here[kept], there[kept]
             links[i, j], links[j, i] = (here, there), (there, here)
     if not links:
         return None
-    pixels = [features.of(int(frame)).points for frame in frames]
     places = _places(pixels, links, quarters_of(like.points), store, like.points.shape[-1])
     return _lay_out(pixels, links, places, like, store)
 
@@ -61,6 +77,20 @@ def feature_rows(
 def feature_pairs(frames: int) -> list[Pair]:
     """Pairs of so many frames whose features are matched."""
     return [(i, i + gap) for gap in GAPS for i in range(frames - gap)]
+
+
+def epipolar_distance(
+    here: Float[np.ndarray, "n 2"], there: Float[np.ndarray, "n 2"], T_there_here: Float[np.ndarray, "4 4"]
+) -> Float[np.ndarray, "n"]:
+    """How far matched rays (x/z, y/z) are from agreeing with a motion at any depth: Sampson's distance (Hartley and
+    Zisserman, Multiple View Geometry, 11.9), in focal lengths; 0 where there is no motion to speak of.
+    """
+    x, y, z = T_there_here[:3, 3]
+    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ T_there_here[:3, :3]
+    first, second = (np.concatenate([ray, np.ones_like(ray[:, :1])], axis=1) for ray in (here, there))
+    line, line_back = first @ essential.T, second @ essential
+    slope = np.square(line[:, :2]).sum(1) + np.square(line_back[:, :2]).sum(1)
+    return np.abs((second * line).sum(1)) / np.sqrt(np.maximum(slope, 1e-24))
 
 
 def weighted(

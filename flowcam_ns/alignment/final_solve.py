@@ -112,7 +112,7 @@ def _with_features(
 ) -> tuple[FlowProblem, FlowState]:
     """Flow and matched features together."""
     matched = feature_rows(
-        video.store, video.features, flow, frames, lambda done, total: report("Features", done / total, None)
+        video.store, video.features, flow, state, frames, lambda done, total: report("Features", done / total, None)
     )
     if matched is None:
         return flow, state

@@ -19,6 +19,8 @@ TRUSTED = 0.05
 MIN_POINTS = 20
 NOISE = 1 / 512
 """Inlier distance, long sides."""
+FARTHEST = 1e9
+"""Points at any depth count, in baselines: of a slow camera all of them are far away."""
 KERNELS = tuple(scale / 512 for scale in (64, 16, 4))
 
 
@@ -60,7 +62,12 @@ def essential_motion(
     essential, inliers = cv2.findEssentialMat(here, there, np.eye(3), cv2.RANSAC, 0.999, noise, 300)
     if essential is None or essential.shape != (3, 3):
         return None
-    _, rotation, translation, inside = cv2.recoverPose(essential, here, there, np.eye(3), mask=inliers)
+    # Left to itself it would discard what is deeper than 50 baselines.
+    ahead, rotation, translation, inside, _ = cv2.recoverPose(
+        essential, here, there, np.eye(3), distanceThresh=FARTHEST, mask=inliers
+    )
+    if ahead == 0:
+        return None
     motion = np.eye(4)
     motion[:3, :3], motion[:3, 3] = rotation, translation[:, 0]
     return motion, np.asarray(inside)[:, 0] > 0

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
+from scipy.spatial import KDTree
 
 from flowcam_ns.flow.estimator import FlowEstimator
 from flowcam_ns.flow.pair import FlowPair
@@ -108,13 +109,11 @@ def smooth_motion(
     """
     rows, columns = max(2, round(height / GRID_STEP)), max(2, round(width / GRID_STEP))
     y, x = np.mgrid[:rows, :columns] + 0.5
-    cells = np.stack([x * width / columns, y * height / rows], axis=-1).reshape(-1, 1, 2)
+    cells = np.stack([x * width / columns, y * height / rows], axis=-1).reshape(-1, 2)
     few = min(NEAREST, len(points))
-    away = points[None].astype(np.float64) - cells
+    _, nearest = KDTree(points).query(cells, k=np.arange(1, few + 1))
+    away = points[nearest].astype(np.float64) - cells[:, None]
     squared = np.square(away).sum(-1)
-    nearest = np.argpartition(squared, few - 1, axis=1)[:, :few]
-    away = np.take_along_axis(away, nearest[..., None], axis=1)
-    squared = np.take_along_axis(squared, nearest, axis=1)
     reach = squared.max(axis=1, keepdims=True) + GRID_STEP**2
     weight = (1 / (squared + 0.05 * reach))[..., None]
     # Affine around each cell: its value there is the constant part.

@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 """Called with (pairs done, pairs in all)."""
 
 DEFAULT_MEMORY_BYTES = 256 * 2**20
-DEFAULT_CHAIN = 16
+DEFAULT_CHAIN = 32
 """Largest gap between frames whose flow starts from the flows in between."""
 MASK_MARGIN = 4
 """Pixels of the flow image around a mask that the masked thing's flow may have reached."""
@@ -273,7 +273,7 @@ class FlowStore:
         name = ""
         if self.cache is not None:
             frames = range(key[0], key[1] + 1) if self._links(key) else key
-            name = cache_key("pair 3", self.estimator.key, *map(self._digest, frames))
+            name = cache_key("pair 4", self.estimator.key, *map(self._digest, frames))
             cached = FlowPair.from_arrays(self.cache.get(name), self.flow_height, self.flow_width)
             if cached is not None:
                 return self.weighed(cached)

@@ -22,13 +22,18 @@ class PlaneFlow:
     def __init__(self, c2w: torch.Tensor, normal: tuple[float, float, float]) -> None:
         self.c2w, self.normal = c2w, torch.tensor(normal, dtype=c2w.dtype)
         self.asked: set[int] = set()
+        self.announced: set[tuple[int, int]] = set()
         self.broken: set[tuple[int, int]] = set()
 
     def inverse_depth(self, i: int) -> torch.Tensor:
         rays = CAMERA.unproject(pixel_grid(H, W, self.c2w)) @ self.c2w[i, :3, :3].T
         return (rays @ self.normal) / (1 - self.c2w[i, :3, 3] @ self.normal)
 
+    def compute(self, pairs) -> None:
+        self.announced |= set(pairs)
+
     def dense(self, i: int, j: int) -> tuple[np.ndarray, np.ndarray]:
+        assert (i, j) in self.announced
         self.asked |= {i, j}
         pixels = pixel_grid(H, W, self.c2w)
         T_j_i = se3.inverse(self.c2w[j]) @ self.c2w[i]
@@ -93,6 +98,9 @@ class ExactFlow:
 
     def __init__(self, clip: SyntheticClip) -> None:
         self.clip = clip
+
+    def compute(self, pairs) -> None:
+        """Exact flow needs no time to be found."""
 
     def dense(self, i: int, j: int) -> tuple[np.ndarray, np.ndarray]:
         flow, visible = self.clip.flow(i, j)

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from flowcam_ns.alignment.estimate import estimate_poses
+from flowcam_ns.alignment.estimate import STILL, estimate_poses, largest_motion
+from flowcam_ns.alignment.measure import GOOD
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.flow.dis import DISFlow
+from flowcam_ns.flow.store import FlowStore
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.metrics import PoseScores, constant_velocity_baseline, score_trajectory
 from flowcam_ns.synthetic.clip import SyntheticClip, make_clip, plan_clip
@@ -224,6 +227,19 @@ def test_pictures_without_a_camera_motion_are_refused(name: str, images: np.ndar
         estimate_poses(frames_of(images, name), options=UNCACHED)
     assert str(refused.value).startswith(f"{name}: ")
     assert "\n" not in str(refused.value)
+
+
+def test_what_is_fixed_to_the_camera_does_not_make_a_picture_stand_still() -> None:
+    """A bonnet below the picture: between views that share nothing else, all flow that can be trusted is its own."""
+    images = np.concatenate([make_clip("orbit", seed, 1, WIDTH, HEIGHT).rgb for seed in range(1, 6)])
+    bonnet = np.random.default_rng(0).integers(0, 255, (HEIGHT // 4, WIDTH, 3), dtype=np.uint8)
+    images[:, -len(bonnet) :] = cv2.GaussianBlur(bonnet, (0, 0), 2)
+    store = FlowStore(images)
+    points = store.good_points(8)
+    targets, confidence = store.sample([(0, 4)], points)
+    still = np.linalg.norm(targets[0] - points[0], axis=-1) < 0.2
+    assert still[confidence[0] > GOOD].mean() > 0.5
+    assert largest_motion(store, points) > STILL
 
 
 class CountedDis(DISFlow):

@@ -74,7 +74,7 @@ def store() -> FlowStore:
 def test_every_match_of_a_feature_is_a_measurement_both_ways(exact_problem, store: FlowStore) -> None:
     problem, truth = exact_problem(frames=FRAMES, points=60, gaps=(1, 3))
     features = TrueMatches(problem)
-    rows = feature_rows(store, features, problem, torch.arange(FRAMES))
+    rows = feature_rows(store, features, problem, truth, torch.arange(FRAMES))
     assert rows is not None
     assert {(1, 2), (0, 3)} <= set(features.asked)
     assert rows.points.shape == problem.points.shape
@@ -86,8 +86,8 @@ def test_every_match_of_a_feature_is_a_measurement_both_ways(exact_problem, stor
 
 
 def test_a_feature_stands_in_the_quarter_of_the_picture_whose_place_it_takes(exact_problem, store: FlowStore) -> None:
-    problem, _ = exact_problem(frames=FRAMES, points=60, gaps=(1, 3))
-    rows = feature_rows(store, TrueMatches(problem), problem, torch.arange(FRAMES))
+    problem, truth = exact_problem(frames=FRAMES, points=60, gaps=(1, 3))
+    rows = feature_rows(store, TrueMatches(problem), problem, truth, torch.arange(FRAMES))
     assert rows is not None
     used = (rows.confidence > 0).any(1)
     assert used.float().mean() > 0.5
@@ -98,9 +98,24 @@ def test_a_feature_stands_in_the_quarter_of_the_picture_whose_place_it_takes(exa
 
 
 def test_frames_without_any_match_make_no_rows(exact_problem, store: FlowStore) -> None:
-    problem, _ = exact_problem(frames=FRAMES, points=60, gaps=(1, 3))
+    problem, truth = exact_problem(frames=FRAMES, points=60, gaps=(1, 3))
     unseen = replace(problem, confidence=torch.zeros_like(problem.confidence))
-    assert feature_rows(store, TrueMatches(unseen), problem, torch.arange(FRAMES)) is None
+    assert feature_rows(store, TrueMatches(unseen), problem, truth, torch.arange(FRAMES)) is None
+
+
+def test_matches_that_contradict_the_cameras_are_left_out(exact_problem, store: FlowStore) -> None:
+    problem, truth = exact_problem(frames=FRAMES, points=60, gaps=(1, 3))
+    accidents = problem.targets.roll(1, dims=-1)
+    wrong = torch.arange(60) % 3 == 0
+    mixed = replace(problem, targets=torch.where(wrong, accidents, problem.targets))
+    rows = feature_rows(store, TrueMatches(mixed), problem, truth, torch.arange(FRAMES))
+    assert rows is not None
+    error, _ = residuals(rows, retriangulate(rows, truth))
+    # An accident may lie on the epipolar line, and then says nothing wrong about the cameras; most do not.
+    assert float((error.norm(dim=-2)[rows.confidence > 0] > 8 * PIXEL).double().mean()) < 0.05
+    only = feature_rows(store, TrueMatches(replace(problem, targets=accidents)), problem, truth, torch.arange(FRAMES))
+    kept = 0 if only is None else int((only.confidence > 0).sum())
+    assert kept < 0.3 * int((rows.confidence > 0).sum())
 
 
 def test_features_count_for_less_the_more_exact_flow_is(exact_problem) -> None:
@@ -127,7 +142,7 @@ def test_exact_features_outweigh_a_bias_of_the_flow(exact_problem, store: FlowSt
         turn = found.c2w[:, :3, :3].transpose(1, 2) @ truth.c2w[:, :3, :3]
         return float((turn - torch.eye(3, dtype=torch.float64)).norm(dim=(1, 2)).max())
 
-    matched = feature_rows(store, TrueMatches(problem), flow, torch.arange(FRAMES))
+    matched = feature_rows(store, TrueMatches(problem), flow, truth, torch.arange(FRAMES))
     assert matched is not None
     placed = retriangulate(matched, truth)
     both = flow.with_rows(weighted(matched, placed, flow, truth))

@@ -22,6 +22,7 @@ from flowcam_ns.alignment.frame_pose import (
     sampled_pose,
 )
 from flowcam_ns.alignment.lens import project, rays
+from flowcam_ns.alignment.two_view import essential_motion
 from flowcam_ns.geometry import se3
 
 LENS = torch.tensor([math.log(0.8), 0.01, -0.02, -0.12, 0.05, 0.003, -0.004], dtype=torch.float64)
@@ -199,6 +200,22 @@ def test_where_flow_is_exact_so_is_the_pose(seed: int) -> None:
     points, targets, inverse_depth, known, pose = two_views(seed)
     found = pose_from_two_views(points, targets, first(POINTS), first(8), inverse_depth, LENS, known)
     assert_near(found, pose, rotation_deg=1e-3, position=1e-4)
+
+
+@pytest.mark.parametrize("depth", [10.0, 60.0, 200.0])
+def test_a_short_baseline_before_deep_surfaces_is_told_as_well(depth: float) -> None:
+    random = torch.Generator().manual_seed(3)
+    pixels = anywhere(300, random)
+    points = ahead(pixels) * (depth * (1 + torch.rand(300, generator=random, dtype=torch.float64)))
+    motion = se3.exp(torch.tensor([[0.8, 0.5, 0.3, 0.01, -0.02, 0.015]], dtype=torch.float64))[0]
+    there = motion[:3, :3] @ points + motion[:3, 3:]
+    found = essential_motion(rays(pixels.T, LENS).T.numpy(), (there[:2] / there[2:]).T.numpy(), 1e-3 / depth)
+    assert found is not None
+    recovered, ahead_of_both = torch.from_numpy(found[0]), found[1]
+    assert ahead_of_both.mean() > 0.9
+    assert float(se3.rotation_angle_deg((recovered[:3, :3].T @ motion[:3, :3])[None])) < 0.2
+    direction = motion[:3, 3] / motion[:3, 3].norm()
+    assert float(direction @ recovered[:3, 3]) > 0.9
 
 
 def test_wrong_flow_among_it_does_not_matter() -> None:

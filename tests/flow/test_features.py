@@ -34,6 +34,15 @@ def test_matches_tell_the_shift_between_two_views(shifted: np.ndarray) -> None:
     assert (np.linalg.norm(moved - SHIFT, axis=1) < 1).mean() > 0.95
 
 
+def test_features_lie_where_they_are_not_a_fraction_of_a_pixel_beside_it() -> None:
+    place = np.array([100.0, 60.0])
+    x, y = np.meshgrid(np.arange(200) + 0.5, np.arange(120) + 0.5)
+    blob = 255 * np.exp(-((x - place[0]) ** 2 + (y - place[1]) ** 2) / (2 * 5.0**2))
+    found = Features(np.repeat(blob.astype(np.uint8)[None, ..., None], 3, axis=-1)).of(0)
+    nearest = found.points[np.linalg.norm(found.points - place, axis=1).argmin()]
+    assert np.abs(nearest - place).max() < 0.1
+
+
 def test_what_is_found_meanwhile_is_what_is_found_when_asked_for(shifted: np.ndarray) -> None:
     meanwhile, asked = Features(shifted), Features(shifted)
     with meanwhile.found_meanwhile():
