@@ -46,10 +46,10 @@ class PretrainDataManager(DataManager):
         # nerfstudio wants something that is not None and has a length; ours are videos, not images.
         self.train_dataset: list[Source] = train  # type: ignore[assignment]
         self.eval_dataset: list[Source] = held_out  # type: ignore[assignment]
-        flow_device = "cuda" if self.device.startswith("cuda") else self.device
-        self.train_clips = PretrainClips(train, config.clips, flow_device, rank, world_size)
+        # The device with its index: each process computes flow on its own GPU.
+        self.train_clips = PretrainClips(train, config.clips, self.device, rank, world_size)
         # Validation is the same on every rank, and not shared between them.
-        self.eval_clips = PretrainClips(held_out, config.clips, flow_device)
+        self.eval_clips = PretrainClips(held_out, config.clips, self.device)
         self._train_batches = Prefetched(self.train_clips.batch)
 
     def setup_train(self) -> None:

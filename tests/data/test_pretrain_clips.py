@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from flowcam_ns.data.pretrain_clips import Prefetched, PretrainClips, PretrainClipsConfig
+from flowcam_ns.data.pretrain_datamanager import PretrainDataManagerConfig
 from flowcam_ns.data.pretrain_sources import Source
 from flowcam_ns.data.pretrain_video import PretrainVideo, cropped
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.flow.estimator import make_estimator
+from flowcam_ns.flow.raft import RAFTFlow
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.synthetic.clip import SyntheticClip, make_clip
 from flowcam_ns.video.frames import Frames
@@ -180,3 +182,11 @@ def test_validation_clips_are_always_the_same(sources: list[Source]) -> None:
     second.batch(5)
     assert equal(first.validation_batch(2), second.validation_batch(2))
     assert first.validation_batch(0).clip.images.shape[:2] == (1, 4)
+
+
+def test_each_process_computes_flow_on_its_own_gpu() -> None:
+    config = PretrainDataManagerConfig(data=Path("synthetic"), clips=replace(SMALL, flow="raft-small"))
+    manager = config.setup(device="cuda:1", world_size=2, rank=1)
+    for clips in (manager.train_clips, manager.eval_clips):
+        assert isinstance(clips.estimator, RAFTFlow)
+        assert clips.estimator.device == torch.device("cuda:1")
