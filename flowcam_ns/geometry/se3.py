@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowcam_ns.geometry.precision import full_precision
+
 OPENCV_TO_OPENGL = (1.0, -1.0, -1.0)
 
 
@@ -31,12 +33,22 @@ def from_rotation_translation(
     return torch.cat([top, bottom], dim=-2)
 
 
+@full_precision
 def inverse(T: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
     """Inverse of rigid motions in closed form (no linear solve)."""
     rotation_t = T[..., :3, :3].transpose(-1, -2)
     return from_rotation_translation(rotation_t, -(rotation_t @ T[..., :3, 3:])[..., 0])
 
 
+@full_precision
+def between(
+    T_world_a: Float[Tensor, "*#batch 4 4"], T_world_b: Float[Tensor, "*#batch 4 4"]
+) -> Float[Tensor, "*batch 4 4"]:
+    """The motion T(a <- b) between two poses."""
+    return inverse(T_world_a) @ T_world_b
+
+
+@full_precision
 def transform(T: Float[Tensor, "*batch 4 4"], points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
     """Apply rigid motions to points (broadcasting)."""
     return (T[..., :3, :3] @ points[..., None])[..., 0] + T[..., :3, 3]

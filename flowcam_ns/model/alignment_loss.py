@@ -45,7 +45,7 @@ def procrustes_alignment_loss(
     must not be in the clip.
     """
     solved_c2w = solved_c2w.to(motion.relative)
-    solved = se3.inverse(solved_c2w[:, :-1]) @ solved_c2w[:, 1:]
+    solved = se3.between(solved_c2w[:, :-1], solved_c2w[:, 1:])
     return {
         "pose_rotation": config.rotation_weight * rotation_error_deg(motion.relative, solved).mean(),
         "pose_translation": config.translation_weight * relative_step_error(motion.relative, solved).mean(),

@@ -55,7 +55,7 @@ def wide_flow_loss(motion: MotionOutput, clip: Clip, gaps: tuple[int, ...], soft
     gaps = tuple(gap for gap in gaps if gap <= clip.num_pairs)
     for gap in gaps:
         ends, confidence = chained_flow(motion, clip, gap)
-        T_earlier_later = se3.inverse(motion.c2w[:, :-gap]) @ motion.c2w[:, gap:]
+        T_earlier_later = se3.between(motion.c2w[:, :-gap], motion.c2w[:, gap:])
         later = motion.surfaces.frames(gap, None)
         uv = motion.uv[:, gap - 1 :]
         induced = scene_flow.pose_induced_flow(later, T_earlier_later, clip.intrinsics[:, :-gap], uv)

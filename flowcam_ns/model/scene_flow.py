@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from flowcam_ns.geometry.precision import full_precision
 from flowcam_ns.geometry.procrustes import PAPER_EPS, weighted_procrustes
 from flowcam_ns.model.network_config import NetworkConfig
 from flowcam_ns.model.surfaces import RaySurfaces, lookup, project
@@ -71,6 +72,7 @@ def relative_poses(
     return weighted_procrustes(later, earlier, weights[..., 0], eps=PAPER_EPS)
 
 
+@full_precision
 def chain(relative: Float[Tensor, "batch pairs 4 4"]) -> Float[Tensor, "batch frames 4 4"]:
     """Camera-to-world of every frame in frame 0's camera, from the motions between neighbours."""
     poses = [torch.eye(4, dtype=relative.dtype, device=relative.device).expand(relative.shape[0], 4, 4)]
@@ -79,6 +81,7 @@ def chain(relative: Float[Tensor, "batch pairs 4 4"]) -> Float[Tensor, "batch fr
     return torch.stack(poses, dim=1)
 
 
+@full_precision
 def pose_induced_flow(
     surfaces: RaySurfaces,
     motion: Float[Tensor, "batch pairs 4 4"],

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowcam_ns.geometry import se3
+from flowcam_ns.geometry.precision import full_precision
 from flowcam_ns.model.latent_field import LatentField
 from flowcam_ns.model.network_config import NetworkConfig
 from flowcam_ns.model.volume_rendering import compositing_weights, geometric_depths
@@ -49,6 +50,7 @@ def unit_rays(uv: Float[Tensor, "*batch rays 2"], K: Float[Tensor, "*batch 3 3"]
     return F.normalize(torch.stack([x, y, torch.ones_like(x)], dim=-1), dim=-1)
 
 
+@full_precision
 def project(
     points: Float[Tensor, "*batch points 3"], K: Float[Tensor, "*batch 3 3"]
 ) -> Float[Tensor, "*batch points 2"]:
@@ -106,7 +108,7 @@ class SurfaceRenderer:
         samples_flat = samples.flatten(1, 2)
         points_views, seen_views, valid_views = [], [], []
         for frames in contexts.unbind(-1):
-            T_context_target = (se3.inverse(c2w[:, frames]) @ c2w[:, targets]).flatten(0, 1)
+            T_context_target = se3.between(c2w[:, frames], c2w[:, targets]).flatten(0, 1)
             points = se3.transform(T_context_target[:, None], samples_flat)
             K_view = K[:, targets if self.config.authors_conventions else frames].flatten(0, 1)
             seen_from = features[:, frames].flatten(0, 1)

@@ -102,6 +102,53 @@ def test_views_that_a_point_lies_behind_are_left_out_by_our_conventions() -> Non
     assert not torch.allclose(colours([1, 2]), colours([2, 2]), atol=1e-3)
 
 
+def test_geometry_is_not_rounded_where_the_network_is() -> None:
+    torch.manual_seed(0)
+    motion = se3.exp(torch.randn(1, 3, 6))
+    points = torch.rand(1, 3, 50, 3) + torch.tensor([0.0, 0, 1])
+    ones = torch.ones(1, 3, 50, 1)
+    surfaces = RaySurfaces(points, points, ones, ones)
+    intrinsics, uv = K.expand(1, 3, 3, 3), torch.rand(1, 3, 50, 2)
+
+    def results() -> list[torch.Tensor]:
+        return [
+            project(points, intrinsics),
+            project(torch.zeros(1, 3), K),
+            scene_flow.chain(motion),
+            scene_flow.pose_induced_flow(surfaces, motion, intrinsics, uv),
+            se3.inverse(motion),
+            se3.between(motion[:, :2], motion[:, 1:]),
+            se3.transform(motion[:, :, None], points),
+        ]
+
+    exact = results()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = results()
+        assert (motion @ motion).dtype == torch.bfloat16
+    for number, (one, other) in enumerate(zip(rounded, exact, strict=True)):
+        assert torch.equal(one, other), number
+
+
+def test_re_rendering_looks_features_up_at_exact_places_where_the_network_is_rounded() -> None:
+    torch.manual_seed(0)
+    network = FlowCamNetwork(small_config())
+    seen: list[torch.Tensor] = []
+
+    def field(points: torch.Tensor, features: torch.Tensor, _: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.extend([points, features])
+        return torch.zeros_like(points[0]), torch.zeros_like(points[0, ..., 0])
+
+    renderer = network.renderer
+    renderer.field = field  # type: ignore[assignment]
+    features, c2w = torch.randn(1, 3, network.config.feature_channels, 6, 8), se3.exp(0.1 * torch.randn(1, 3, 6))
+    arguments = c2w, K.expand(1, 3, 3, 3), torch.tensor([1, 2]), torch.tensor([[0, 2], [0, 1]]), torch.rand(1, 2, 5, 2)
+    renderer.render_from_context(features, *arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        renderer.render_from_context(features, *arguments)
+    assert torch.equal(seen[0], seen[2])
+    assert torch.equal(seen[1], seen[3])
+
+
 def test_a_ray_without_density_has_no_surface_and_its_flow_points_to_the_origin() -> None:
     empty = RaySurfaces(
         torch.zeros(1, 1, 4, 3), torch.zeros(1, 1, 4, 3), torch.zeros(1, 1, 4, 1), torch.zeros(1, 1, 4, 1)
