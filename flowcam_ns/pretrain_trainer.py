@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from nerfstudio.engine.trainer import TrainerConfig
 
 from flowcam_ns.console import one_line_errors
 from flowcam_ns.data.pretrain_sources import SYNTHETIC, find_sources, held_out_sources
+from flowcam_ns.distributed import CpuProcesses, check_machine
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.pretrain_pipeline import PretrainPipelineConfig
 from flowcam_ns.trainer import FlowCamTrainer
@@ -19,6 +21,8 @@ class PretrainTrainerConfig(TrainerConfig):
 
     _target: type = field(default_factory=lambda: FlowCamTrainer)
     """target class to instantiate"""
+    # No field: no flag, and not in config.yml, where machine.num_devices says it.
+    _cpu_processes = 1
 
     def set_timestamp(self) -> None:
         """The first thing `ns-train` calls: look at the input here, so that a bad one leaves no run folder behind."""
@@ -31,6 +35,7 @@ class PretrainTrainerConfig(TrainerConfig):
             if "viewer" in self.vis:
                 raise FlowCamError("there is no single scene to view while training on many: use --vis tensorboard")
             check_clips(pipeline)
+            check_machine(self.machine)
             pipeline.adopt_start()
             held_out_sources(find_sources(data), pipeline.datamanager.clips.validation_share)
         super().set_timestamp()
@@ -42,6 +47,22 @@ class PretrainTrainerConfig(TrainerConfig):
         if self.experiment_name is None and data is not None:
             self.experiment_name = data.name
         super().set_experiment_name()
+
+    def save_config(self) -> None:
+        """Write config.yml: the last thing before nerfstudio's launcher reads how many processes it shall start.
+
+        It would insist on CUDA for more than one; so on a CPU it is told of one, whose trainer (see `setup`) starts
+        them.
+        """
+        super().save_config()
+        if self.machine.device_type == "cpu" and self.machine.num_devices > 1:
+            self._cpu_processes, self.machine.num_devices = self.machine.num_devices, 1
+
+    def setup(self, **kwargs: Any) -> Any:
+        """The trainer of this process, or what starts several processes on the CPU."""
+        if self._cpu_processes > 1 and kwargs.get("world_size", 1) == 1:
+            return CpuProcesses(self, self._cpu_processes)
+        return super().setup(**kwargs)
 
     def _pipeline(self) -> PretrainPipelineConfig:
         assert isinstance(self.pipeline, PretrainPipelineConfig)

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from flowcam_ns.method_configs.flowcam_pretrain import flowcam_pretrain_method, flowcam_pretrain_small_method
+from nerfstudio.configs.base_config import MachineConfig
+from nerfstudio.scripts.train import main
 from nerfstudio.utils import writer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -150,6 +152,8 @@ def test_training_can_start_from_a_checkpoint_file(data: Path, tmp_path: Path) -
         ({"frame_skip": (3, 1)}, "frame-skip"),
         ({"clip_length": 1}, "two frames"),
         ({"keep_shape": True}, "one by one"),
+        ({"machine": MachineConfig(num_devices=99, device_type="cuda")}, "GPUs were found"),
+        ({"machine": MachineConfig(num_machines=2, device_type="cpu")}, "need CUDA"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(
@@ -190,7 +194,9 @@ def test_two_processes_learn_what_one_learns_from_twice_the_batch(data: Path, tm
         config.pipeline.start_from = same_start(tmp_path, config)
         config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 100
     run(one)
-    train_on_cpu(two, 2)
+    two.machine.num_devices = 2
+    main(two)
+    assert "num_devices: 2" in (two.get_base_dir() / "config.yml").read_text()
     assert len(list(two.get_checkpoint_dir().iterdir())) == 1
     alone, together = (read_checkpoint(config.get_base_dir() / "flowcam.pt") for config in (one, two))
     assert together.step == 5
