@@ -18,6 +18,7 @@ from flowcam_ns.alignment.feature_rows import feature_rows, weighted
 from flowcam_ns.alignment.measure import Measurements, few_points
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Solved
 from flowcam_ns.alignment.refine import ALL_OF_LENS, fitting_kernel, refine_all, retriangulate
+from flowcam_ns.alignment.second_look import look_again
 from flowcam_ns.alignment.watch import Progress, Stopwatch
 
 LONG = 250
@@ -70,6 +71,7 @@ def solve_finally(
         video.store.release()
     with watch("final solve"):
         report("Refining", 0.5, state.c2w)
+        start = look_again(cameras, start)
         found = _cameras(cameras, start, belief, (8.0, 2.0) if bridged.revisits else (2.0,))
         depth = state.inverse_depth.clone()
         depth[:, few] = found.inverse_depth[: len(depth)]

@@ -16,8 +16,11 @@ MIN_PARALLAX = 0.3 * PIXEL
 """... or exceeds it by less than this."""
 ROUGHLY = 4
 """One in so many points says whether a rotation is worth fitting at all."""
-HOPELESS = 4.0
-"""Median error, in px of an image 512 px wide, at which a rotation is not worth fitting any better."""
+HOPELESS = 2.0
+"""Median error, in px of an image 512 px wide, at which a rotation is not worth fitting any better: several times what
+any lens or flow leaves unexplained of a camera that only turns."""
+ROUGH, FINE = 1e-2, 1e-4
+"""Tolerance of the first fit, and of the others."""
 
 
 def fit_rotation(problem: FlowProblem, state: FlowState, belief: LensBelief) -> FlowState:
@@ -38,10 +41,12 @@ def fit_rotation(problem: FlowProblem, state: FlowState, belief: LensBelief) -> 
         free_lens,
     )
     few = problem.thinned(torch.arange(0, problem.points.shape[-1], ROUGHLY, device=problem.sources.device))
-    for scale, measured in ((12.0, few), (3.0, problem), (1.0, problem)):
+    for scale, measured, tolerance in ((12.0, few, ROUGH), (3.0, problem, FINE), (1.0, problem, FINE)):
         trial = FlowState(c2w, torch.zeros_like(measured.points[:, 0]).to(c2w), lens)
         prior = belief.prior(robust_cost_at(measured, trial, scale * PIXEL), lens)
-        found = minimize(measured, trial, free, scale=scale * PIXEL, prior=prior, iterations=10).state
+        found = minimize(
+            measured, trial, free, scale=scale * PIXEL, prior=prior, iterations=10, tolerance=tolerance
+        ).state
         c2w, lens = found.c2w, found.lens
         if median_error(measured, found) > HOPELESS * PIXEL:
             break

@@ -51,14 +51,17 @@ class FlowProblem:
 
     def renumbered(self, frames: Int[Tensor, "few"]) -> FlowProblem:
         """The same rows with the poses renumbered: frame `frames[k]` becomes k. All sources must be among `frames`;
-        flow into other frames is left out.
+        flow into other frames is left out, and the slots move together.
         """
         place = torch.full((int(torch.cat([frames, self.neighbours.flatten()]).max()) + 1,), -1, device=frames.device)
         place[frames] = torch.arange(len(frames), device=frames.device)
         sources, neighbours = place[self.sources], place[self.neighbours]
         known = neighbours >= 0
         neighbours = torch.where(known, neighbours, sources[:, None])
-        return FlowProblem(sources, self.points, neighbours, self.targets, self.confidence * known[..., None])
+        compact = FlowProblem(sources, self.points, neighbours, self.targets, self.confidence * known[..., None])
+        used = known & (neighbours != sources[:, None])
+        order = torch.argsort((~used).byte(), dim=1, stable=True)[:, : max(1, int(used.sum(1).max()))]
+        return compact.rows(torch.arange(len(sources), device=order.device), order)
 
     def with_rows(self, other: FlowProblem) -> FlowProblem:
         """The rows of both, with as many slots as either needs; both speak of the same poses, with as many points."""

@@ -273,9 +273,20 @@ def test_a_part_of_a_problem_speaks_of_its_own_frames_only(exact_problem: MakePr
     assert part.neighbours.max() == 4
     error, valid = residuals(part, state)
     assert (error.norm(dim=2) * part.confidence * valid).max() < 1e-12
-    outside = (problem.neighbours[3] < 3) | (problem.neighbours[3] >= 8)
-    assert part.confidence[0, outside].max() == 0
-    assert torch.equal(part.confidence[0, ~outside], problem.confidence[3, ~outside])
+    inside = (problem.neighbours[3] >= 3) & (problem.neighbours[3] < 8) & (problem.neighbours[3] != 3)
+    kept = int(inside.sum())
+    assert torch.equal(part.neighbours[0, :kept], problem.neighbours[3, inside] - 3)
+    assert torch.equal(part.confidence[0, :kept], problem.confidence[3, inside])
+    assert part.confidence[0, kept:].sum() == 0
+
+
+def test_a_part_of_a_problem_has_no_more_slots_than_it_needs(exact_problem: MakeProblem) -> None:
+    problem, truth = exact_problem(frames=12, gaps=(1, 2, 4, 8))
+    part, _ = segment_problem(problem, whole_segment(problem, truth, 4, 7))
+    assert problem.neighbours.shape[1] == 8
+    assert part.neighbours.shape[1] == 2
+    used = part.neighbours != part.sources[:, None]
+    assert torch.equal(used.sum(1), torch.full((3,), 2))
 
 
 # All at once
