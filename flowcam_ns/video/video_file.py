@@ -38,16 +38,16 @@ def load_video(path: Path, options: FrameOptions, progress: Progress | None = No
     """Read the frames of the video at `path` that `options` asks for; raises FlowCamError where there are none."""
     if path.stat().st_size == 0:
         raise FlowCamError(f"{path} is empty (0 bytes); copy or download the video again.")
-    reader = VideoReader(path)
+    reader = VideoReader(path, options)
     scan = _scan(reader, options, progress)
     count = len(scan.numbers)
     if count < MIN_FRAMES:
         raise FlowCamError(
             f"{path} has {count or 'no'} frame{'s' * (count != 1)} in the range asked for; "
-            f"poses need at least {MIN_FRAMES}."
+            f"poses need at least {MIN_FRAMES}.{_told(reader.warnings)}"
         )
     selection = choose(scan.track, options)
-    images = _take(scan, selection.indices, path, progress)
+    images = _take(scan, selection.indices, VideoReader(path, options), progress)
     return Frames(
         images=images,
         sources=[str(scan.numbers[i]) for i in selection.indices],
@@ -57,6 +57,11 @@ def load_video(path: Path, options: FrameOptions, progress: Progress | None = No
         camera=Camera.from_focal(*scan.size, options.focal * scan.scale) if options.focal else None,
         warnings=reader.warnings + selection.warnings,
     )
+
+
+def _told(warnings: list[str]) -> str:
+    """What reading noticed, as the end of an error's one line."""
+    return f" ({' '.join(warnings)})" if warnings else ""
 
 
 def choose(track: MotionTrack, options: FrameOptions) -> Selection:
@@ -71,10 +76,6 @@ def _scan(reader: VideoReader, options: FrameOptions, progress: Progress | None)
     converter: PictureConverter | None = None
     thumbnail = (0, 0)
     for frame in reader:
-        if options.is_past(frame.number, frame.time):
-            break
-        if not options.includes(frame.number, frame.time):
-            continue
         if converter is None:
             converter = PictureConverter(frame.picture, reader.pixel_aspect)
             scan.size = options.loaded_size(*converter.upright_size)
@@ -105,8 +106,8 @@ def _hold(scan: _Scan, converter: PictureConverter, frame: DecodedFrame) -> None
         scan.held[row] = converter.rgb(frame.picture, scan.size)
 
 
-def _take(scan: _Scan, indices: list[int], path: Path, progress: Progress | None) -> np.ndarray:
-    """The chosen pictures, from memory or by decoding once more."""
+def _take(scan: _Scan, indices: list[int], reader: VideoReader, progress: Progress | None) -> np.ndarray:
+    """The chosen pictures, from memory or by decoding once more with `reader`."""
     if scan.held is not None:
         for row, index in enumerate(indices):
             if row != index:
@@ -115,7 +116,6 @@ def _take(scan: _Scan, indices: list[int], path: Path, progress: Progress | None
         return kept if len(indices) > 0.7 * len(scan.numbers) else kept.copy()
     width, height = scan.size
     images = np.empty((len(indices), height, width, 3), np.uint8)
-    reader = VideoReader(path)
     rows = {scan.numbers[index]: row for row, index in enumerate(indices)}
     converter: PictureConverter | None = None
     done = 0
@@ -130,4 +130,4 @@ def _take(scan: _Scan, indices: list[int], path: Path, progress: Progress | None
             progress(done, len(indices))
         if done == len(indices):
             return images
-    raise FlowCamError(f"{path} changed while it was being read; try again.")
+    raise FlowCamError(f"{reader.path} changed while it was being read; try again.")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from flowcam_ns.errors import FlowCamError
+from flowcam_ns.video import decode
 from flowcam_ns.video.load import load_frames
 from flowcam_ns.video.options import FrameOptions
 from flowcam_ns.video.video_file import HELD_PER_BUDGET
@@ -82,6 +83,25 @@ def test_start_and_end_in_seconds_or_frames(slide: Slide, write_video: Write):
     assert by_time.sources == by_number.sources == ["5", "6", "7", "8", "9", "10"]
     assert np.array_equal(by_time.images, by_number.images)
     assert by_time.timestamps[0] == pytest.approx(0.2)
+
+
+def test_the_limit_of_frames_counts_from_the_start_of_the_range(
+    slide: Slide, write_video: Write, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(decode, "MAX_DECODED", 5)
+    path = write_video("clip.mp4", slide(range(0, 100, 5)))
+    late = load_frames(path, FrameOptions(start=0.4))
+    assert late.sources == ["10", "11", "12", "13", "14"]
+    assert any("only the first 5 frames of the range" in warning for warning in late.warnings)
+    assert load_frames(path, FrameOptions(start_frame=10, end_frame=14)).warnings == []
+
+
+def test_what_was_noticed_while_reading_is_told_with_the_error(slide: Slide, write_video: Write):
+    path = write_video("clip.mp4", slide(np.arange(80) * 5.0), movflags="faststart")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with pytest.raises(FlowCamError, match=r"no frames in the range.*cut short") as error:
+        load_frames(path, FrameOptions(start_frame=75))
+    assert "\n" not in str(error.value)
 
 
 def test_a_second_pass_gives_the_same_pictures(slide: Slide, write_video: Write):
