@@ -170,12 +170,25 @@ class PretrainClips:
         config = self.config
         spare = max(source.count() - config.frames_per_visit, 0)
         side = LOADED_OVER_NETWORK * max(config.height, config.width)
-        frames = source.load(int(random.integers(spare + 1)), config.frames_per_visit, side)
+        frames = self._load(source, int(random.integers(spare + 1)), side)
         size = config.height, config.width
         if config.keep_shape:
             scale = max(size) / max(frames.height, frames.width)
             size = max(round(frames.height * scale), 8), max(round(frames.width * scale), 8)
         return PretrainVideo(frames, self._lens(source, frames), size, self.estimator)
+
+    def _load(self, source: Source, first: int, side: int) -> Frames:
+        """The frames from `first` on, or from nearer the start: a container may promise more than there are."""
+        while True:
+            try:
+                frames = source.load(first, self.config.frames_per_visit, side)
+            except FlowCamError:
+                if first == 0:
+                    raise
+            else:
+                if first == 0 or len(frames) >= self.config.clip_length:
+                    return frames
+            first //= 2
 
     def _lens(self, source: Source, frames: Frames) -> Camera:
         """The source's own lens, or the one estimated (or assumed) the first time that it is read."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -19,17 +20,20 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
-from PIL import Image
 
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.video.frames import GroundTruth
-from flowcam_ns.video.image_file import image_files
+from flowcam_ns.video.image_file import image_files, read_header
 
 MAX_BYTES = 2_000_000_000
 """Annotation files are not read beyond this, unpacked."""
 MAX_TEXT_BYTES = 100_000_000
-MAX_TEXT_FILES = 1_000_000
+UNREADABLE = (
+    *(OSError, EOFError, zlib.error, ValueError, ArithmeticError, RecursionError),
+    *(KeyError, TypeError, IndexError, AttributeError),
+)
+"""What files that are damaged, or not what their names say, make their readers raise."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +58,21 @@ class Annotation:
         return None if camera is None and np.isnan(c2w).all() else GroundTruth(c2w, camera)
 
 
-def find_annotation(folder: Path, data: Path) -> Annotation | None:
-    """What a layout says about a folder of images, if it is one of the known ones and its files make sense."""
+def read_annotation(folder: Path, text: Path | None = None) -> Annotation | None:
+    """What a layout says about a folder of images, if it is one of the known ones; `text` is a text file of its name.
+
+    Raises FlowCamError where its files make no sense.
+    """
     try:
-        return _realestate(folder, data) or _co3d(folder) or _kitti_odometry(folder) or _kitti_raw(folder)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        return _realestate(folder, text) or _co3d(folder) or _kitti_odometry(folder) or _kitti_raw(folder)
+    except UNREADABLE as error:
         raise FlowCamError(f"the poses or the lens that go with {folder} cannot be read ({error})") from error
 
 
-def _realestate(folder: Path, data: Path) -> Annotation | None:
-    path = _texts_below(data).get(folder.name)
-    if path is None:
+def _realestate(folder: Path, text: Path | None) -> Annotation | None:
+    if text is None:
         return None
-    lines = [line.split() for line in _text(path).splitlines()]
+    lines = [line.split() for line in _text(text).splitlines()]
     rows = [line for line in lines if len(line) == 19]
     if not rows:
         return None
@@ -77,20 +83,9 @@ def _realestate(folder: Path, data: Path) -> Annotation | None:
         if name is None:
             continue
         numbers = _finite([float(x) for x in row[1:]])
-        intrinsics[name] = (numbers[0], numbers[1], numbers[2], numbers[3])
+        intrinsics[name] = _lens(*numbers[:4])
         c2w[name] = np.linalg.inv(_square(np.array(numbers[6:]).reshape(3, 4)))
     return Annotation(c2w, intrinsics) if c2w else None
-
-
-@lru_cache(maxsize=4)
-def _texts_below(data: Path) -> dict[str, Path]:
-    """All text files below the data, by stem."""
-    found: dict[str, Path] = {}
-    for number, path in enumerate(data.rglob("*.txt")):
-        if number > MAX_TEXT_FILES:
-            break
-        found.setdefault(path.stem, path)
-    return found
 
 
 def _co3d(folder: Path) -> Annotation | None:
@@ -105,7 +100,9 @@ def _co3d(folder: Path) -> Annotation | None:
         view = entry.get("viewpoint")
         if view is None:
             continue
-        height, width = entry["image"]["size"]
+        height, width = _finite(entry["image"]["size"])
+        if min(height, width) <= 0:
+            raise ValueError(f"an image is {width:g}x{height:g} px")
         # Their cameras look along +z with x to the left and y up, and multiply row vectors from the left.
         flip = np.diag([-1.0, -1.0, 1.0])
         T_cam_world = np.eye(4)
@@ -117,7 +114,7 @@ def _co3d(folder: Path) -> Annotation | None:
         if view.get("intrinsics_format", "ndc_norm_image_bounds") == "ndc_isotropic":
             half = np.full(2, min(width, height) / 2)
         cx, cy = width / 2 - px * half[0], height / 2 - py * half[1]
-        intrinsics[name] = (fx * half[0] / width, fy * half[1] / height, cx / width, cy / height)
+        intrinsics[name] = _lens(fx * half[0] / width, fy * half[1] / height, cx / width, cy / height)
     return Annotation(c2w, intrinsics) if c2w else None
 
 
@@ -163,9 +160,8 @@ def _kitti_raw(folder: Path) -> Annotation | None:
 
 
 def _of_one_lens(folder: Path, names: list[str], matrix: np.ndarray, c2w: dict[str, np.ndarray]) -> Annotation:
-    with Image.open(folder / names[0]) as image:
-        width, height = image.size
-    lens = (matrix[0, 0] / width, matrix[1, 1] / height, matrix[0, 2] / width, matrix[1, 2] / height)
+    width, height = read_header(folder / names[0], upright=False).size
+    lens = _lens(matrix[0, 0] / width, matrix[1, 1] / height, matrix[0, 2] / width, matrix[1, 2] / height)
     return Annotation(c2w, dict.fromkeys(names, lens))
 
 
@@ -187,6 +183,14 @@ def _finite(numbers: list[float]) -> list[float]:
     if not all(math.isfinite(x) for x in numbers):
         raise ValueError("a number is not finite")
     return [float(x) for x in numbers]
+
+
+def _lens(fx: float, fy: float, cx: float, cy: float) -> tuple[float, float, float, float]:
+    """Intrinsics over the image's size, if a camera can have them."""
+    fx, fy, cx, cy = _finite([fx, fy, cx, cy])
+    if min(fx, fy) <= 0:
+        raise ValueError(f"a focal length is {min(fx, fy):g}")
+    return fx, fy, cx, cy
 
 
 def _square(top: Float64[np.ndarray, "3 4"]) -> Float64[np.ndarray, "4 4"]:

@@ -159,6 +159,30 @@ def test_unusable_videos_are_left_out_and_a_heap_of_them_is_an_error(
         PretrainClips(broken, SMALL).batch(0)
 
 
+@dataclass(frozen=True)
+class Boastful(Filmed):
+    """A source that promises far more frames than it has."""
+
+    def count(self) -> int:
+        return 1_000_000
+
+    def load(self, first: int, frames: int, max_size: int) -> Frames:
+        assert self.frames is not None
+        left = len(self.frames) - first
+        if left < 1:
+            raise FlowCamError("no frames there")
+        part = slice(first, first + frames)
+        truth = self.frames.ground_truth
+        assert truth is not None
+        return replace(self.frames, images=self.frames.images[part], ground_truth=replace(truth, c2w=truth.c2w[part]))
+
+
+def test_a_video_that_promises_too_much_is_still_used(films: list[SyntheticClip]) -> None:
+    source = Boastful("boastful", "synthetic", Path(), frames=films[0].to_frames())
+    clips = PretrainClips([source], replace(SMALL, clips_per_visit=1))
+    assert [clips.batch(step).clip.images.shape[1] for step in range(3)] == [4, 4, 4]
+
+
 def test_a_missing_lens_is_estimated_once_or_assumed(films: list[SyntheticClip]) -> None:
     bare = replace(films[0].to_frames(), ground_truth=None)
     source = Filmed("bare", "synthetic", Path(), frames=bare)

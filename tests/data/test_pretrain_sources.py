@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,8 +18,12 @@ from flowcam_ns.data.pretrain_sources import SYNTHETIC, find_sources, held_out_s
 from flowcam_ns.data.pretrain_synthetic import MOTIONS, synthetic_frames
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.synthetic.video_file import write_video
+from flowcam_ns.video import container, decode
+from flowcam_ns.video.load import load_frames
+from flowcam_ns.video.options import FrameOptions
 
 WIDTH, HEIGHT = 64, 48
+CO3D_VIEW = {"R": np.eye(3).tolist(), "T": [0, 0, 0], "focal_length": [1, 1], "principal_point": [0, 0]}
 
 
 def images(folder: Path, names: list[str]) -> None:
@@ -23,6 +31,21 @@ def images(folder: Path, names: list[str]) -> None:
     random = np.random.default_rng(0)
     for name in names:
         Image.fromarray(random.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)).save(folder / name)
+
+
+def film(path: Path, codec: str, pixels: str, frames: int) -> None:
+    """A video with a keyframe every ten frames."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"this build of FFmpeg has no encoder {codec}")
+    noise = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt, stream.gop_size = HEIGHT, WIDTH, pixels, 10
+        for k in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.roll(noise, k, axis=1), format="rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 25)
+            file.mux(stream.encode(frame.reformat(format=pixels)))
+        file.mux(stream.encode(None))
 
 
 def some_poses(count: int) -> np.ndarray:
@@ -66,6 +89,60 @@ def test_a_piece_of_a_video_is_its_neighbouring_frames(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", [np.full((HEIGHT, WIDTH, 3), 8 * k, np.uint8) for k in range(20)])
     (source,) = find_sources(tmp_path)
     assert source.load(5, 6, WIDTH).sources == [str(k) for k in range(5, 11)]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels"),
+    [
+        ("clip.mp4", "libx264", "yuv420p"),
+        ("clip.mkv", "libx264", "yuv420p"),
+        ("clip.webm", "libvpx-vp9", "yuv420p"),
+        ("clip.avi", "mjpeg", "yuvj420p"),
+        ("clip.gif", "gif", "rgb8"),
+    ],
+)
+def test_a_late_piece_of_any_video_is_found_without_decoding_all_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, codec: str, pixels: str
+) -> None:
+    film(tmp_path / name, codec, pixels, frames=60)
+    (source,) = find_sources(tmp_path)
+    assert source.count() == pytest.approx(60, abs=1)
+    whole = load_frames(tmp_path / name, FrameOptions(thin=False))
+    assert len(whole) == 60
+    seen = []
+
+    def counted(*arguments: Any) -> Iterator[Any]:
+        for picture in container.pictures(*arguments):
+            seen.append(picture)
+            yield picture
+
+    monkeypatch.setattr(decode, "pictures", counted)
+    piece = source.load(44, 6, WIDTH)
+    assert piece.sources == [str(k) for k in range(44, 50)]
+    assert np.array_equal(piece.images, whole.images[44:50])
+    assert codec == "gif" or len(seen) < 20
+    assert len(source.load(55, 64, WIDTH)) == 5
+    with pytest.raises(FlowCamError, match="frames from number 1000 on"):
+        source.load(1000, 64, WIDTH)
+
+
+def test_what_would_open_other_files_is_no_video(tmp_path: Path) -> None:
+    film(tmp_path / "clip.mp4", "libx264", "yuv420p", frames=10)
+    (tmp_path / "list.mkv").write_text("ffconcat version 1.0\nfile clip.mp4\n")
+    listed = {source.name: source for source in find_sources(tmp_path)}["list.mkv"]
+    assert listed.count() == 0
+    with pytest.raises(FlowCamError, match="not a video"):
+        listed.load(0, 5, WIDTH)
+
+
+def test_links_to_folders_are_followed_and_loops_are_not(tmp_path: Path) -> None:
+    images(tmp_path / "store" / "abc", ["a.png", "b.png", "c.png"])
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    (tmp_path / "data" / "trip").symlink_to(tmp_path / "store" / "abc")
+    (tmp_path / "data" / "trip_again").symlink_to(tmp_path / "store" / "abc")
+    (tmp_path / "data" / "deep" / "loop").symlink_to(tmp_path / "data")
+    (source,) = find_sources(tmp_path / "data")
+    assert (source.name, source.count()) == ("trip", 3)
 
 
 @pytest.mark.parametrize("make", ["missing", "file", "empty"])
@@ -172,8 +249,32 @@ def test_kitti_odometry_and_raw(tmp_path: Path) -> None:
     assert truth.camera.fx == pytest.approx(70)
 
 
-def test_damaged_annotations_are_told_in_one_line(tmp_path: Path) -> None:
-    images(tmp_path / "sequences" / "00" / "image_2", ["0.png", "1.png", "2.png"])
-    (tmp_path / "sequences" / "00" / "calib.txt").write_text("P2: 1 2 three")
-    with pytest.raises(FlowCamError, match="image_2 cannot be read"):
-        find_sources(tmp_path)
+@pytest.mark.parametrize(
+    ("where", "content"),
+    [
+        ("sequences/00/calib.txt", b"P2: 1 2 three"),
+        ("sequences/00/calib.txt", b"P2: 0 0 31 35 0 0 22 0 0 0 1 0"),
+        ("image_2.txt", b"0 " + b"0 " * 18),
+        ("co3d/frame_annotations.jgz", gzip.compress(b"[]")[:-6]),
+        ("co3d/frame_annotations.jgz", gzip.compress(b"[3]")),
+        ("co3d/frame_annotations.jgz", gzip.compress(b'[{"sequence_name": "s", "image": {"path": "0.png"')),
+        *(
+            ("co3d/frame_annotations.jgz", gzip.compress(json.dumps([{"sequence_name": "s", **entry}]).encode()))
+            for entry in (
+                {"image": {"path": "0.png", "size": [0, 0]}, "viewpoint": CO3D_VIEW},
+                {"image": {"path": "0.png", "size": [4, 4]}, "viewpoint": {**CO3D_VIEW, "T": [10**400, 0, 0]}},
+                {"image": {"path": "0.png", "size": [4, 4]}, "viewpoint": {**CO3D_VIEW, "focal_length": [10**400, 1]}},
+            )
+        ),
+    ],
+)
+def test_annotations_are_read_with_the_frames_and_damaged_ones_told_in_one_line(
+    tmp_path: Path, where: str, content: bytes
+) -> None:
+    folder = "co3d/s/images" if where.startswith("co3d") else "sequences/00/image_2"
+    images(tmp_path / folder, ["0.png", "1.png", "2.png"])
+    (tmp_path / where).write_bytes(content)
+    (source,) = find_sources(tmp_path)
+    with pytest.raises(FlowCamError, match=r"(image_2|images) cannot be read") as error:
+        source.load(0, 3, WIDTH)
+    assert "\n" not in str(error.value)
