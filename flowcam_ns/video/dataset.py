@@ -21,6 +21,11 @@ from flowcam_ns.video.image_file import natural_key
 FILE_NAME = "transforms.json"
 MAX_BYTES = 200_000_000
 PERSPECTIVE_MODELS = {"SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"}
+LONGEST_NAME = 255
+"""Bytes that file systems allow each part of a path; a whole path may have `LONGEST_PATH`."""
+LONGEST_PATH = 4000
+LARGEST_NUMBER = 1e9
+"""No size, focal length or distortion goes beyond this."""
 SAME_LENS = 0.01
 """Frames share a lens where their focal lengths and principal points differ by no more than this share of the size."""
 
@@ -43,7 +48,7 @@ class DatasetFrame:
         fx = known.get("fl_x") or _focal_of_angle(known.get("camera_angle_x"), w)
         fy = known.get("fl_y") or _focal_of_angle(known.get("camera_angle_y"), h) or fx
         fx = fx or fy
-        if fx is None or fy is None or min(fx, fy, w, h) <= 0:
+        if fx is None or fy is None or min(fx, fy) <= 0 or max(fx, fy) > LARGEST_NUMBER:
             return None
         distortion = {key: known.get(key, 0.0) for key in ("k1", "k2", "p1", "p2")}
         camera = Camera(int(w), int(h), fx, fy, known.get("cx", w / 2), known.get("cy", h / 2), **distortion)
@@ -101,9 +106,9 @@ def _read_json(path: Path) -> object:
 
 
 def _require_perspective(path: Path, model: object) -> None:
-    if model is not None and model not in PERSPECTIVE_MODELS:
+    if model is not None and not (isinstance(model, str) and model in PERSPECTIVE_MODELS):
         raise FlowCamError(
-            f"{path} has the camera model {str(model)[:40]}; only perspective cameras "
+            f"{path} has the camera model {_shown(model)}; only perspective cameras "
             f"({', '.join(sorted(PERSPECTIVE_MODELS))}) can be used: undistort the images first."
         )
 
@@ -117,8 +122,19 @@ def _inside(folder: Path, path: Path, name: object) -> Path:
     if relative.is_absolute() and relative.is_relative_to(folder):
         relative = relative.relative_to(folder)
     if relative.is_absolute() or relative.drive or ".." in relative.parts or relative == PurePath():
-        raise FlowCamError(f"{path} names a file outside of its folder ({name[:80]}); paths must be relative to it.")
+        raise FlowCamError(f"{path} names a file outside of its folder ({_shown(name)}); paths must be relative to it.")
+    if not _can_exist(folder, relative):
+        raise FlowCamError(f"{path} names a file that cannot exist ({_shown(name)}).")
     return folder / relative
+
+
+def _can_exist(folder: Path, relative: PurePath) -> bool:
+    """Whether a path is one that file systems take: asking them about others raises an error."""
+    try:
+        longest = max(len(os.fsencode(part)) for part in relative.parts)
+        return longest <= LONGEST_NAME and len(os.fsencode(folder / relative)) <= LONGEST_PATH
+    except UnicodeEncodeError:
+        return False
 
 
 def _pose(path: Path, matrix: object) -> Float64[np.ndarray, "4 4"]:
@@ -127,7 +143,7 @@ def _pose(path: Path, matrix: object) -> Float64[np.ndarray, "4 4"]:
         return missing
     try:
         c2w = np.array(matrix, dtype=np.float64)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise FlowCamError(f"{path} has a transform_matrix that is not made of numbers.") from error
     if c2w.shape not in ((4, 4), (3, 4)):
         raise FlowCamError(f"{path} has a transform_matrix of shape {c2w.shape}; it must be 4x4.")
@@ -144,10 +160,19 @@ def _intrinsics(path: Path, entry: dict[str, Any]) -> dict[str, float]:
         value = entry.get(name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise FlowCamError(f"{path} has {name} = {str(value)[:40]}; it must be a number.")
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        # Compared as it is: an integer of hundreds of digits is no float.
+        if not (number and abs(value) <= LARGEST_NUMBER):
+            raise FlowCamError(f"{path} has {name} = {_shown(value)}; it must be a number, and not a huge one.")
+        if name in ("w", "h") and value < 1:
+            raise FlowCamError(f"{path} has {name} = {_shown(value)}; it must be a number of px.")
         found[name] = float(value)
     return found
+
+
+def _shown(value: object) -> str:
+    """Untrusted text for a message: short, on one line, no control characters."""
+    return str(value)[:80].encode("unicode_escape").decode()
 
 
 def _focal_of_angle(angle: float | None, size: float) -> float | None:

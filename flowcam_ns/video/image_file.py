@@ -46,7 +46,13 @@ class ImageHeader:
 def natural_key(path: PurePath) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key that puts frame2 before frame10."""
     parts = re.split(r"(\d+)", path.as_posix().casefold())
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts], path.as_posix()
+    return [_number_key(part) if part.isdecimal() else (0, 0, part) for part in parts], path.as_posix()
+
+
+def _number_key(digits: str) -> tuple[int, int, str]:
+    """Sorts like the number; Python refuses to make one of thousands of digits."""
+    significant = digits.lstrip("0")
+    return 1, len(significant), significant
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -78,10 +84,10 @@ def read_rgb(header: ImageHeader, size: tuple[int, int]) -> UInt8[np.ndarray, "h
     return header.orientation.apply(pixels)
 
 
-def read_grey(path: Path, upright_of: Orientation = UPRIGHT) -> UInt8[np.ndarray, "height width"]:
+def read_grey(path: Path) -> UInt8[np.ndarray, "height width"]:
     """The image as grey levels at its full size."""
     with _opened(path) as image:
-        return upright_of.apply(np.asarray(image.convert("L")))
+        return np.asarray(image.convert("L"))
 
 
 def _to_rgb8(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -56,9 +57,11 @@ def masks_from_files(
 def _index(folder: Path, by_number: bool) -> dict[str, Path]:
     """Mask files below `folder` by relative name without suffix, or by the last number in their name."""
     found: dict[str, Path] = {}
-    for count, file in enumerate(sorted(folder.rglob("*"))):
-        if count >= MAX_MASKS:
-            raise FlowCamError(f"The folder of masks {folder} holds more than {MAX_MASKS:,} files.")
+    # Counted while they are listed: a folder given by mistake may hold a whole disk.
+    files = list(islice(folder.rglob("*"), MAX_MASKS + 1))
+    if len(files) > MAX_MASKS:
+        raise FlowCamError(f"The folder of masks {folder} holds more than {MAX_MASKS:,} files.")
+    for file in sorted(files):
         if file.suffix.lower() not in IMAGE_SUFFIXES or not file.is_file():
             continue
         stem = _stem(PurePosixPath(file.relative_to(folder).as_posix()))

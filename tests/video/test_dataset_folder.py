@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from flowcam_ns.errors import FlowCamError
+from flowcam_ns.video import masks
 from flowcam_ns.video.load import load_frames
 from flowcam_ns.video.options import FrameOptions
 from flowcam_ns.video.write import write_images, write_masks
@@ -136,13 +137,27 @@ def test_paths_out_of_the_folder_are_refused(dataset: Path, slide: Slide, name: 
     "content",
     ["", "{", "[]", "{}", '{"frames": 3}', '{"frames": [1]}', '{"frames": []}', "[" * 100_000]
     + [json.dumps({"frames": [{"file_path": "images/0.png", "transform_matrix": m}]}) for m in (3, "x", [[1, 2]])]
-    + [json.dumps({"fl_x": "wide", "frames": [{"file_path": "images/0.png"}]})],
+    + [
+        json.dumps({**entry, "frames": [{"file_path": "images/0.png"}]})
+        for entry in (
+            {"fl_x": "wide\nand high"},
+            {"fl_x": 10**400},
+            {"w": 0.5, "h": 96, "fl_x": 200},
+            {"w": 160, "h": -96},
+            {"camera_model": ["OPENCV"]},
+            {"camera_model": "FISH\nEYE"},
+        )
+    ]
+    + [json.dumps({"frames": [{"file_path": name}]}) for name in ("a" * 300, "a/" * 3000, "1" * 5000, "\ud800.png")]
+    + [json.dumps({"frames": [{"file_path": "images/0.png", "transform_matrix": [[10**400] * 4] * 4}]})],
 )
 def test_malformed_files_are_refused_in_one_line(dataset: Path, content: str):
     (dataset / "transforms.json").write_text(content)
     with pytest.raises(FlowCamError) as error:
         load_frames(dataset)
     assert "\n" not in str(error.value)
+    if "camera_model" in content:
+        return
     frames = load_frames(dataset / "images")
     assert len(frames) == 12
     assert frames.ground_truth is None
@@ -172,25 +187,37 @@ def test_mask_paths_of_the_dataset(dataset: Path):
 
 
 def test_masks_by_name_one_for_all_and_for_video_frames(dataset: Path, slide: Slide, write_video: Callable[..., Path]):
-    masks = dataset.parent / "keep"
-    masks.mkdir()
+    keep = dataset.parent / "keep"
+    keep.mkdir()
     for name, value in (("2.jpg.png", 1), ("4.png", 255), ("00003.png", 0)):
         picture = np.zeros((96, 160), np.uint8)
         picture[:48] = value
-        Image.fromarray(picture).save(masks / name)
-    by_name = load_frames(dataset / "images", FrameOptions(masks=masks)).masks
+        Image.fromarray(picture).save(keep / name)
+    by_name = load_frames(dataset / "images", FrameOptions(masks=keep)).masks
     assert by_name is not None
     top = np.arange(96)[:, None] < 48
     assert [np.array_equal(mask, np.broadcast_to(top, mask.shape)) for mask in by_name] == [
         i in (2, 4) for i in range(12)
     ]
-    one = load_frames(dataset, FrameOptions(masks=masks / "4.png")).masks
+    one = load_frames(dataset, FrameOptions(masks=keep / "4.png")).masks
     assert one is not None
     assert one.mean() == 0.5
     video = write_video("clip.mp4", slide(np.arange(6) * 5.0))
-    of_video = load_frames(video, FrameOptions(masks=masks)).masks
+    of_video = load_frames(video, FrameOptions(masks=keep)).masks
     assert of_video is not None
     assert of_video.mean(axis=(1, 2)).tolist() == [1, 1, 0.5, 0, 0.5, 1]
+
+
+def test_a_folder_that_holds_far_too_much_is_not_listed_to_its_end(dataset: Path, monkeypatch: pytest.MonkeyPatch):
+    def endless(folder: Path, _: str) -> Iterator[Path]:
+        for number in range(20):
+            yield folder / f"{number}.png"
+        raise AssertionError("listed on")
+
+    monkeypatch.setattr(masks, "MAX_MASKS", 10)
+    monkeypatch.setattr(Path, "rglob", endless)
+    with pytest.raises(FlowCamError, match="more than 10 files"):
+        load_frames(dataset, FrameOptions(masks=dataset))
 
 
 def test_masks_that_fit_nothing_are_refused(dataset: Path, tmp_path: Path):

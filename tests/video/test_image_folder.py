@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from PIL import Image
 
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.video.frames import DEFAULT_FPS
+from flowcam_ns.video.image_file import natural_key
 from flowcam_ns.video.load import load_frames
 from flowcam_ns.video.options import FrameOptions
 from flowcam_ns.video.orientation import EXIF_ORIENTATIONS
@@ -235,3 +236,9 @@ def test_tiny_images_are_refused(folder: Path, slide: Slide):
 def test_panoramic_strips_are_thinned_without_trouble(folder: Path, slide: Slide):
     write_all(folder, slide(np.arange(6) * 40.0, size=(800, 32)))
     assert len(load_frames(folder, FrameOptions(max_frames=4))) <= 4
+
+
+def test_numbers_of_any_length_sort_as_numbers():
+    names = ["f9.png", "f10.png", "f010a.png", f"f{'1' * 5000}.png", f"f{'2' * 5000}.png", f"f1{'0' * 5000}.png"]
+    mixed = [names[k] for k in (3, 0, 5, 1, 4, 2)]
+    assert sorted(mixed, key=lambda name: natural_key(PurePath(name))) == names
