@@ -50,7 +50,7 @@ def pose_errors(estimate: Float[Tensor, "frames 4 4"], truth: Float[Tensor, "fra
 
 def _neighbour_errors(estimate: Float[Tensor, "frames 4 4"], truth: Float[Tensor, "frames 4 4"]) -> tuple[float, float]:
     """Mean rotation error and mean angle between the directions of motion of neighbours, degrees."""
-    motion, true_motion = (se3.inverse(poses[:-1]) @ poses[1:] for poses in (estimate, truth))
+    motion, true_motion = (se3.between(poses[:-1], poses[1:]) for poses in (estimate, truth))
     rotation = se3.rotation_angle_deg(motion[:, :3, :3].transpose(1, 2) @ true_motion[:, :3, :3])
     cosine = torch.cosine_similarity(motion[:, :3, 3], true_motion[:, :3, 3], dim=-1, eps=1e-12)
     return float(rotation.mean()), float(torch.rad2deg(torch.acos(cosine.clamp(-1, 1))).mean())

@@ -104,7 +104,7 @@ class NetworkStage(nn.Module):
         losses, output = network_losses(self.network, batch, self.config.training.losses)
         solved = self._taught.c2w[None, batch.start : batch.start + batch.clip.num_pairs + 1]
         losses |= procrustes_alignment_loss(output.motion, batch.clip, solved, self.config.teacher)
-        relative = se3.inverse(solved[:, :-1]) @ solved[:, 1:]
+        relative = se3.between(solved[:, :-1], solved[:, 1:])
         error = rotation_error_deg(output.motion.relative.detach(), relative).mean()
         return {f"network_{name}": loss for name, loss in losses.items()}, {"network_rotation_deg": error}
 
