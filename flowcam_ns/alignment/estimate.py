@@ -27,7 +27,7 @@ from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.parallax import fit_rotation, only_turns
 from flowcam_ns.alignment.part import Part
 from flowcam_ns.alignment.problem import Solved
-from flowcam_ns.alignment.refine import refine_all
+from flowcam_ns.alignment.refine import ROUGHLY, refine_all
 from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.alignment.revisits import without_drift
 from flowcam_ns.alignment.segments import solve_segments, unposed_reasons
@@ -127,7 +127,8 @@ def _estimate(
             )
         main, *others = map(Part.of_segment, segments)
         part = main.problem(coarse)
-        main = replace(main, state=refine_all(part, main.state, belief, scales=(4.0, 1.0), iterations=10).state)
+        solution = refine_all(part, main.state, belief, scales=(4.0, 1.0), iterations=10, tolerance=ROUGHLY)
+        main = replace(main, state=solution.state)
         turning = fit_rotation(part, main.state, belief)
     report("Poses", 1.0, main.state.c2w)
     warnings: list[str] = []

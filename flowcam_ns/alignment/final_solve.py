@@ -17,7 +17,7 @@ from flowcam_ns.alignment.far_pairs import FlowPrediction, choose_far_pairs, mea
 from flowcam_ns.alignment.feature_rows import feature_rows, weighted
 from flowcam_ns.alignment.measure import Measurements, few_points
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Solved
-from flowcam_ns.alignment.refine import ALL_OF_LENS, fitting_kernel, refine_all, retriangulate
+from flowcam_ns.alignment.refine import ALL_OF_LENS, ROUGHLY, fitting_kernel, refine_all, retriangulate
 from flowcam_ns.alignment.second_look import look_again
 from flowcam_ns.alignment.watch import Progress, Stopwatch
 
@@ -54,7 +54,8 @@ def solve_finally(
         state = part.state
         if bridged.crossing is not None:
             # What features tied roughly now finds its exact place and scale.
-            state = refine_all(problem.thinned(few), state, belief, scales=(16.0, 4.0, 1.0), iterations=10).state
+            few_rows, scales = problem.thinned(few), (16.0, 4.0, 1.0)
+            state = refine_all(few_rows, state, belief, scales=scales, iterations=10, tolerance=ROUGHLY).state
         far = _far_pairs(problem.thinned(few), bridged, state, measured)
         state = retriangulate(problem, state)
     with watch("far pairs"):

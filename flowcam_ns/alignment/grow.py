@@ -21,6 +21,8 @@ WINDOW = 7
 """Frames re-solved together with a new one."""
 HELD = 2
 """Oldest frames of that window whose poses stay: they tie the scale."""
+WINDOW_TOLERANCE = 1e-2
+"""Share of the cost below which a step of that solve counts as standing still."""
 SOURCES = 4
 """Nearest known frames whose depths pose a new one."""
 MIN_SUPPORT = 0.06
@@ -209,7 +211,13 @@ def _solve_window(problem: FlowProblem, segment: Segment, new: int, prior: Prior
     free = Free(free_poses, torch.ones_like(free_poses), _no_lens(problem.sources))
     state = segment.state
     found = minimize(
-        problem.window(low, high), state.window(low, high), free, scale=3 * PIXEL, prior=prior, iterations=4
+        problem.window(low, high),
+        state.window(low, high),
+        free,
+        scale=3 * PIXEL,
+        prior=prior,
+        iterations=4,
+        tolerance=WINDOW_TOLERANCE,
     ).state
     state.c2w[low:high] = found.c2w
     state.inverse_depth[low:high] = found.inverse_depth

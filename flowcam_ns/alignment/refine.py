@@ -21,6 +21,8 @@ LENS_STAGES = ((True, *[False] * (LENS_SIZE - 1)), ALL_OF_LENS)
 """The focal length alone while the trajectory is still rough, then all of the lens."""
 LEAST_DAMPING, MOST_DAMPING = 1e-5, 1e-3
 """Damping that one robust kernel may hand on to the next: one that ended where no step helps must not hold that one."""
+ROUGHLY = 1e-2
+"""Tolerance of solves that others follow: they need not settle what those will."""
 KERNEL_IN_ERRORS, KERNEL_LIMITS = 3.0, (0.5, 2.0)
 """Last robust kernel, in median errors, and the least and the most that it may be, px of an image 512 px wide."""
 

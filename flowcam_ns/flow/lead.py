@@ -93,7 +93,10 @@ def agreeing(points: Float32[np.ndarray, "n 2"], targets: Float32[np.ndarray, "n
     if len(points) < MIN_MATCHES:
         return np.zeros(len(points), bool)
     cv2.setRNGSeed(0)
-    found, inside = cv2.findFundamentalMat(points, targets, cv2.USAC_MAGSAC, NOISE, 0.999, 2000)
+    try:
+        found, inside = cv2.findFundamentalMat(points, targets, cv2.USAC_MAGSAC, NOISE, 0.999, 2000)
+    except cv2.error:  # it fails where no sample of the matches makes a model
+        return np.zeros(len(points), bool)
     if found is None or inside is None:
         return np.zeros(len(points), bool)
     return np.asarray(inside, bool)[:, 0]

@@ -127,6 +127,17 @@ def test_few_that_agree_among_many_lead_nowhere(seed: int) -> None:
     assert lead(points, targets, lost()) is None
 
 
+def test_matches_on_which_opencv_gives_up_lead_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen on a clip in training: its robust search asserts a model where no sample has made one."""
+
+    def fail(*_: object) -> None:
+        raise cv2.error("(-215:Assertion failed) !model.empty() in function 'setModelParameters'")
+
+    monkeypatch.setattr(cv2, "findFundamentalMat", fail)
+    points = np.random.default_rng(0).uniform(0, 128, (59, 2)).astype(np.float32)
+    assert not agreeing(points, points + 3).any()
+
+
 def test_matches_all_in_one_place_lead_nowhere() -> None:
     points = np.full((20, 2), 5, np.float32)
     assert lead(points, points + 30, lost()) is None
