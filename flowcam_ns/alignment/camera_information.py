@@ -9,8 +9,8 @@ from torch import Tensor
 from flowcam_ns.alignment import normal_equations
 from flowcam_ns.alignment.covariance import lens_evidence, lens_information
 from flowcam_ns.alignment.lens import LENS_SIZE
-from flowcam_ns.alignment.normal_equations import DENSE_FRAMES, POSE_SIZE
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
+from flowcam_ns.alignment.reduced_system import DENSE_FRAMES, POSE_SIZE, assemble_dense
 from flowcam_ns.alignment.refine import fitting_kernel
 from flowcam_ns.alignment.result import CameraInformation
 
@@ -34,8 +34,7 @@ def camera_information(
     if len(state.c2w) > DENSE_FRAMES:
         return None
     equations, cost = normal_equations.build(problem, state, fitting_kernel(problem, state))
-    local, _ = normal_equations.without_depths(equations)
-    matrix = normal_equations.assemble_dense(local, equations.columns, equations.size)
+    matrix = assemble_dense(normal_equations.without_depths(equations), equations.size)
     if lens_std is not None:
         belief = lens_information(lens_evidence(problem, state, lens_std).price, lens_std, matrix)
         matrix[-LENS_SIZE:, -LENS_SIZE:] += torch.diag(belief)

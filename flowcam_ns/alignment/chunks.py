@@ -7,7 +7,7 @@ when the machine is busy; whole pieces side by side do not.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +25,7 @@ GPU_CHUNK_ELEMENTS = 200_000_000
 """On a GPU pieces only bound the memory."""
 MAX_WORKERS = 4
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -49,7 +50,14 @@ def over_chunks(
         )
 
     starts = range(0, rows, step)
-    return list(_pool().map(piece, starts)) if on_cpu else [piece(first) for first in starts]
+    return side_by_side(piece, starts, problem.points.device)
+
+
+def side_by_side(work: Callable[[Item], Result], pieces: Sequence[Item], device: torch.device) -> list[Result]:
+    """`work` on what `over_chunks` has made of pieces, in order: on a processor's cores at once, on a GPU in turn."""
+    if device.type != "cpu" or len(pieces) == 1:
+        return [work(piece) for piece in pieces]
+    return list(_pool().map(work, pieces))
 
 
 def _without_empty_slots(problem: FlowProblem) -> FlowProblem:

@@ -29,8 +29,8 @@ from flowcam_ns.alignment.chunks import over_chunks
 from flowcam_ns.alignment.groups import Group, Matrix, quarters_of, solve, strength
 from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.linearize import DEPTH, RESIDUAL, linearize, residuals
-from flowcam_ns.alignment.normal_equations import TINY
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
+from flowcam_ns.alignment.reduced_system import TINY
 from flowcam_ns.alignment.refine import fitting_kernel
 from flowcam_ns.alignment.robust import robust_cost
 

@@ -12,8 +12,15 @@ from torch import Tensor
 
 from flowcam_ns.alignment import normal_equations
 from flowcam_ns.alignment.lens import LENS_SIZE
-from flowcam_ns.alignment.normal_equations import POSE_SIZE, TINY
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
+from flowcam_ns.alignment.reduced_system import (
+    POSE_SIZE,
+    TINY,
+    RowSystems,
+    assemble_dense,
+    assemble_sparse,
+    is_dense,
+)
 
 GAUGE_PRIOR = 1e-9
 """What is added to the diagonal, relative to its mean, so that what no flow tells does not make a matrix singular."""
@@ -43,21 +50,21 @@ class Group:
         """Of these points under a robust kernel; pulls are summed over runs of so many frames."""
         few = replace(state, inverse_depth=state.inverse_depth[:, points])
         equations, _ = normal_equations.build(problem.thinned(points), few, kernel)
-        local, pull = normal_equations.without_depths(equations)
+        systems, size = normal_equations.without_depths(equations), equations.size
         count = -(-len(state.c2w) // run)
-        runs = [
-            pull.new_zeros(equations.size).index_add_(0, equations.columns[rows].flatten(), pull[rows].flatten())
-            for rows in (torch.nonzero(problem.sources // run == number)[:, 0] for number in range(count))
-        ]
-        return cls(_assembled(local, equations), torch.stack(runs, dim=1))
+        runs = systems[0].gradient.new_zeros(count * size)
+        for rows in systems:
+            number = rows.columns[:, :1] // POSE_SIZE // run  # a row's own pose stands first
+            runs.index_add_(0, (number * size + rows.columns).flatten(), rows.gradient.flatten())
+        return cls(_assembled(systems, size), runs.view(count, size).T.contiguous())
 
 
-def _assembled(local: Float[Tensor, "rows local local"], equations: normal_equations.NormalEquations) -> Matrix:
-    if equations.size <= POSE_SIZE * normal_equations.DENSE_FRAMES + LENS_SIZE:
-        return normal_equations.assemble_dense(local, equations.columns, equations.size)
+def _assembled(systems: list[RowSystems], size: int) -> Matrix:
+    if is_dense(size):
+        return assemble_dense(systems, size)
     # The first pose is held: it takes the place of the gauge, which would fill the matrix.
-    free = torch.arange(equations.size, device=local.device) >= POSE_SIZE
-    return normal_equations.assemble_sparse(local, equations.columns, local.new_zeros(len(free)), free)
+    free = torch.arange(size, device=systems[0].matrix.device) >= POSE_SIZE
+    return assemble_sparse(systems, systems[0].matrix.new_zeros(size), free)
 
 
 def strength(matrix: Matrix) -> float:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.linearize import DEPTH, LENS, RESIDUAL, SOURCE, linearize, target_adjoint
-from flowcam_ns.alignment.normal_equations import POSE_SIZE
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
+from flowcam_ns.alignment.reduced_system import POSE_SIZE
 from flowcam_ns.alignment.robust import geman_mcclure
 
 DEPTH_STD = 0.1

@@ -16,9 +16,9 @@ from torch import Tensor
 from flowcam_ns.alignment.covariance import gauge_directions
 from flowcam_ns.alignment.groups import strength
 from flowcam_ns.alignment.lens import LENS_SIZE, camera_from_lens, lens_from_camera
-from flowcam_ns.alignment.normal_equations import POSE_SIZE
 from flowcam_ns.alignment.photometric import photometric_equations, unknowns_of
 from flowcam_ns.alignment.problem import FlowState
+from flowcam_ns.alignment.reduced_system import POSE_SIZE
 from flowcam_ns.alignment.result import CameraInformation
 from flowcam_ns.geometry import se3
 from flowcam_ns.model.blend_field import BlendField

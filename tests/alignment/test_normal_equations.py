@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import scipy.sparse
 import torch
 
-from flowcam_ns.alignment import chunks, normal_equations
+from flowcam_ns.alignment import chunks, normal_equations, reduced_system
 from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.linearize import DEPTH, LENS, RESIDUAL, SOURCE, linearize, target_adjoint
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
@@ -63,7 +64,7 @@ def dense_step(problem: FlowProblem, state: FlowState, free: Free) -> tuple[torc
     residual = (columns[:, :, RESIDUAL] * weights[:, :, None].sqrt()).flatten()
     information, gradient = prior_of(state)
     matrix, right = scaled.T @ scaled, -(scaled.T @ residual)
-    matrix += torch.diag(torch.diagonal(matrix) * DAMPING + normal_equations.TINY)
+    matrix += torch.diag(torch.diagonal(matrix) * DAMPING + reduced_system.TINY)
     matrix[:cameras, :cameras] += torch.diag(information)
     right[:cameras] -= gradient
     mask = torch.cat([free.poses.repeat_interleave(6), free.lens, free.depths.repeat_interleave(points)])
@@ -75,6 +76,11 @@ def dense_step(problem: FlowProblem, state: FlowState, free: Free) -> tuple[torc
 def step_of(problem: FlowProblem, state: FlowState, free: Free) -> tuple[torch.Tensor, torch.Tensor]:
     equations, _ = normal_equations.build(problem, state, SCALE)
     return normal_equations.solve(equations, free, DAMPING, *prior_of(state))
+
+
+def step_in(equations: normal_equations.NormalEquations, state: FlowState) -> tuple[torch.Tensor, torch.Tensor]:
+    """The step of all unknowns but the first pose."""
+    return normal_equations.solve(equations, everything(len(state.c2w)), DAMPING, *prior_of(state))
 
 
 def test_the_step_equals_that_of_the_full_system(exact_problem: MakeProblem) -> None:
@@ -125,7 +131,7 @@ def test_the_sparse_solver_gives_the_same_step(exact_problem: MakeProblem, monke
     problem, state = disturbed(exact_problem)
     free = everything(5)
     dense, dense_depth = step_of(problem, state, free)
-    monkeypatch.setattr(normal_equations, "DENSE_FRAMES", 2)
+    monkeypatch.setattr(reduced_system, "DENSE_FRAMES", 2)
     sparse, sparse_depth = step_of(problem, state, free)
     assert (dense - sparse).abs().max() < 1e-8 * dense.abs().max()
     assert (dense_depth - sparse_depth).abs().max() < 1e-8 * dense_depth.abs().max()
@@ -138,15 +144,43 @@ def test_rows_may_be_taken_a_few_at_a_time(exact_problem: MakeProblem, monkeypat
     monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 1)
     in_pieces, same_cost = normal_equations.build(problem, state, SCALE)
     assert float(cost) == pytest.approx(float(same_cost))
-    for name in ("camera", "camera_gradient", "coupling", "depth", "depth_gradient", "columns"):
-        assert torch.allclose(getattr(at_once, name), getattr(in_pieces, name), atol=1e-12), name
+    assert (len(at_once.blocks), len(in_pieces.blocks)) == (1, len(problem.sources))
+    size = at_once.size
+    for whole, parts in (
+        (at_once.diagonal(), in_pieces.diagonal()),
+        *((reduced_system.assemble_dense(normal_equations.without_depths(x), size) for x in (at_once, in_pieces)),),
+        *zip(step_in(at_once, state), step_in(in_pieces, state), strict=True),
+    ):
+        assert torch.allclose(whole, parts, rtol=1e-9, atol=1e-12)
+
+
+def test_a_row_with_many_slots_does_not_make_the_others_wide(
+    exact_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, state = disturbed(exact_problem, frames=6, gaps=(1, 2, 3, 4, 5))
+    used = (busy.neighbours == busy.sources[:, None] + 1) | (busy.sources[:, None] == 0)
+    busy = replace(
+        busy,
+        neighbours=torch.where(used, busy.neighbours, busy.sources[:, None]),
+        confidence=busy.confidence * used[..., None],
+    )
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 1)
+    equations, _ = normal_equations.build(busy, state, SCALE)
+    widths = [rows.camera.shape[-1] for rows in equations.blocks]
+    assert widths[0] == 6 * (1 + 9) + LENS_SIZE
+    assert max(widths[1:]) == 6 * 2 + LENS_SIZE
+    step, depth_step = step_in(equations, state)
+    expected, expected_depth = dense_step(busy, state, everything(6))
+    assert (step - expected).abs().max() < 1e-6 * expected.abs().max()
+    assert (depth_step - expected_depth).abs().max() < 1e-6 * expected_depth.abs().max()
 
 
 def test_the_gradient_is_that_of_the_robust_cost(exact_problem: MakeProblem) -> None:
     problem, state = disturbed(exact_problem)
     equations, _ = normal_equations.build(problem, state, SCALE)
     gradient = torch.zeros(equations.size, dtype=torch.float64)
-    gradient.index_add_(0, equations.columns.flatten(), equations.camera_gradient.flatten())
+    for rows in equations.blocks:
+        gradient.index_add_(0, rows.columns.flatten(), rows.camera_gradient.flatten())
     for unknown in (7, 10, 28, equations.size - LENS_SIZE, equations.size - 1):
         costs = []
         for side in (1, -1):
@@ -164,7 +198,7 @@ def test_a_thousand_frames_need_neither_minutes_nor_a_square_matrix(
     exact_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored: list[int] = []
-    assemble = normal_equations.assemble_sparse
+    assemble = reduced_system.assemble_sparse
 
     def counted(*arguments: Any) -> scipy.sparse.csc_matrix:
         matrix = assemble(*arguments)
@@ -174,8 +208,8 @@ def test_a_thousand_frames_need_neither_minutes_nor_a_square_matrix(
     def refused(*_: object) -> None:
         pytest.fail("a dense matrix of all cameras against all")
 
-    monkeypatch.setattr(normal_equations, "assemble_sparse", counted)
-    monkeypatch.setattr(normal_equations, "assemble_dense", refused)
+    monkeypatch.setattr(reduced_system, "assemble_sparse", counted)
+    monkeypatch.setattr(reduced_system, "assemble_dense", refused)
     frames = 1000
     problem, state = disturbed(exact_problem, frames=frames, points=16, gaps=(1, 3))
     start = time.process_time()
