@@ -26,8 +26,8 @@ from flowcam_ns.data.datamanager import FlowCamDataManager, FlowCamDataManagerCo
 from flowcam_ns.data.held_out import held_out_frames
 from flowcam_ns.data.network_poses import network_flow
 from flowcam_ns.data.network_video import longest_run, network_video
-from flowcam_ns.data.run_files import write_run_files
-from flowcam_ns.data.solve import Reconstruction, reconstruct
+from flowcam_ns.data.run_files import loaded_alignment, summary, write_run_files
+from flowcam_ns.data.solve import reconstruct
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.metrics import score_trajectory
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
@@ -39,6 +39,10 @@ from flowcam_ns.viewer.uncertainty import colours, describe
 
 CPU_VIEWER_RESOLUTION = 192
 STATUS_EVERY = 10
+NOT_REFINED = (
+    "Cameras stay as the checkpoint has them: refining them needs what flow told of their errors, which only the run "
+    "that solved them knows"
+)
 
 
 @dataclass
@@ -163,7 +167,7 @@ class FlowCamPipeline(VanillaPipeline):
         self._spread_cameras(solved.cameras)
         if self._run_folder is not None:
             write_run_files(self._run_folder, frames, solved.alignment)
-        for line in summary(solved, frames.sources):
+        for line in summary(solved.alignment, frames.sources):
             CONSOLE.log(line)
 
     def _spread_cameras(self, cameras: EstimatedCameras) -> None:
@@ -233,6 +237,9 @@ class FlowCamPipeline(VanillaPipeline):
             cameras = optimizer.cameras()
             self.datamanager.drop_unposed(cameras)
             self._spread_cameras(cameras)
+            self._alignment = loaded_alignment(cameras, *self.flowcam.scene_depth.depth())
+            if self.test_mode == "val" and any(due > step for due in self.config.model.refinement.steps):
+                CONSOLE.log(NOT_REFINED)
             self.viewer_panel.status(f"Loaded from step {step}")
 
     def get_training_callbacks(
@@ -241,6 +248,9 @@ class FlowCamPipeline(VanillaPipeline):
         """nerfstudio's callbacks, and ours after each step: status line and time budget."""
         trainer = training_callback_attributes.trainer
         self._run_folder = None if trainer is None else trainer.base_dir
+        if self._run_folder is not None and self._alignment is not None:
+            with one_line_errors():
+                write_run_files(self._run_folder, self.datamanager.frames, self._alignment)
 
         def after_step(step: int) -> None:
             elapsed = time.monotonic() - (self.field_started or time.monotonic())
@@ -287,15 +297,3 @@ class FlowCamPipeline(VanillaPipeline):
             cameras.c2w, torch.from_numpy(truth.c2w), cameras.posed, cameras.camera, truth.camera
         ).as_dict()
         return {f"pose_{name}": float(value) for name, value in scores.items() if value is not None}
-
-
-def summary(solved: Reconstruction, sources: list[str]) -> list[str]:
-    """Lines that tell what the solve found."""
-    alignment = solved.alignment
-    camera = alignment.camera
-    lines = [
-        f"Posed {int(alignment.posed.sum())} of {len(alignment.posed)} frames; focal length {camera.fx:.1f} px at "
-        f"{camera.width}x{camera.height}; reprojection error {alignment.reprojection_error:.2f} px"
-    ]
-    lines += [f"Frame {sources[i]} has no pose: {reason}" for i, reason in sorted(alignment.unposed_reasons.items())]
-    return lines + [f"Warning: {text}" for text in alignment.warnings]

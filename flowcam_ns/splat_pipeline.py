@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.console import one_line_errors
-from flowcam_ns.data.run_files import write_run_files
+from flowcam_ns.data.run_files import loaded_alignment, summary, write_run_files
 from flowcam_ns.data.splat_datamanager import FlowCamSplatDataManager, FlowCamSplatDataManagerConfig
 from flowcam_ns.errors import FlowCamError
+from flowcam_ns.model.camera_optimizer import EstimatedCameras
 from flowcam_ns.model.splat_model import FlowCamSplatModel, FlowCamSplatModelConfig
-from flowcam_ns.pipeline import summary
 
 STORED = "datamanager.estimated."
 """Where the checkpoint holds the cameras."""
@@ -49,6 +51,8 @@ class FlowCamSplatPipeline(VanillaPipeline):
     ) -> None:
         with one_line_errors():
             super().__init__(config, device=device, test_mode=test_mode, **kwargs)
+        solved = self.datamanager.reconstruction
+        self._alignment: Alignment | None = None if solved is None else solved.alignment
 
     @property
     def splats(self) -> FlowCamSplatModel:
@@ -66,7 +70,11 @@ class FlowCamSplatPipeline(VanillaPipeline):
                     "the video or the frame options have changed since it was trained"
                 )
             self.datamanager.estimated.load_state_dict(stored)
-            self.datamanager.adopt(self.datamanager.estimated.cameras())
+            cameras = self.datamanager.estimated.cameras()
+            self.datamanager.adopt(cameras)
+            if self._alignment is None or not _same(self._alignment, cameras):
+                nothing = torch.zeros(count, 1, 1)
+                self._alignment = loaded_alignment(cameras, nothing, nothing)
             trained = len(self.datamanager.train_dataset)
             if trained != self.splats.camera_optimizer.num_cameras:
                 if self.test_mode == "val":
@@ -80,13 +88,13 @@ class FlowCamSplatPipeline(VanillaPipeline):
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
         """nerfstudio's callbacks. The run's folder is known from here on: what was solved is written into it."""
-        trainer, solved = training_callback_attributes.trainer, self.datamanager.reconstruction
-        if solved is not None:
-            for line in summary(solved, self.datamanager.frames.sources):
+        trainer, alignment = training_callback_attributes.trainer, self._alignment
+        if alignment is not None:
+            for line in summary(alignment, self.datamanager.frames.sources):
                 CONSOLE.log(line)
             if trainer is not None:
                 with one_line_errors():
-                    write_run_files(trainer.base_dir, self.datamanager.frames, solved.alignment)
+                    write_run_files(trainer.base_dir, self.datamanager.frames, alignment)
         return super().get_training_callbacks(training_callback_attributes)
 
     def get_average_eval_image_metrics(
@@ -95,3 +103,12 @@ class FlowCamSplatPipeline(VanillaPipeline):
         """Means over the held-out frames."""
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _same(alignment: Alignment, cameras: EstimatedCameras) -> bool:
+    """Whether a solve came to these very cameras, so that its points and figures belong to them."""
+    return (
+        torch.equal(alignment.posed, cameras.posed)
+        and torch.allclose(alignment.c2w.double(), cameras.c2w.double(), atol=1e-6)
+        and alignment.camera == cameras.camera
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -221,6 +222,24 @@ def test_run_folder_gets_the_poses(pipeline: FlowCamSplatPipeline, tmp_path: Pat
     attributes = SimpleNamespace(trainer=trainer, optimizers=None, grad_scaler=None, pipeline=pipeline)
     assert pipeline.get_training_callbacks(attributes)  # type: ignore[arg-type]
     assert (tmp_path / "transforms.json").is_file()
+
+
+def test_a_resumed_run_writes_the_cameras_that_it_adopted(
+    pipeline: FlowCamSplatPipeline, video: Path, clip: SyntheticClip, tmp_path: Path
+) -> None:
+    """Even where its own solve came out differently."""
+    state = copy.deepcopy(pipeline.state_dict())
+    state["datamanager.estimated.c2w"][:, :3, 3] += 0.25
+    resumed = new_pipeline(video)
+    resumed.load_pipeline(state, 5)
+    attributes = SimpleNamespace(
+        trainer=SimpleNamespace(base_dir=tmp_path), optimizers=None, grad_scaler=None, pipeline=resumed
+    )
+    resumed.get_training_callbacks(attributes)  # type: ignore[arg-type]
+    frames = json.loads((tmp_path / "transforms.json").read_text())["frames"]
+    centres = np.array([frame["transform_matrix"] for frame in frames])[:, :3, 3]
+    posed = [i for i in range(COUNT) if i != UNPOSED]
+    assert centres == pytest.approx(clip.c2w[posed, :3, 3] + 0.25)
 
 
 def test_learning_rates_are_nerfstudios_in_plain_numbers() -> None:

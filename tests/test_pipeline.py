@@ -1,0 +1,101 @@
+"""The order of things in a run, with known cameras in place of a solve: what a resumed run writes and says."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from flowcam_ns.method_configs.flowcam import flowcam_method
+
+from flowcam_ns import pipeline as pipeline_module
+from flowcam_ns.alignment.result import Alignment
+from flowcam_ns.data.held_out import held_out_frames
+from flowcam_ns.data.solve import Reconstruction
+from flowcam_ns.geometry.se3 import opencv_to_opengl
+from flowcam_ns.pipeline import FlowCamPipeline
+from flowcam_ns.synthetic.clip import SyntheticClip, make_clip
+from flowcam_ns.synthetic.video_file import write_video
+
+COUNT, WIDTH, HEIGHT, UNPOSED = 10, 96, 64, 7
+
+
+@pytest.fixture(scope="module")
+def clip() -> SyntheticClip:
+    return make_clip("orbit", seed=1, frames=COUNT, width=WIDTH, height=HEIGHT)
+
+
+@pytest.fixture(scope="module")
+def video(clip: SyntheticClip, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pipeline") / "clip.mp4"
+    write_video(path, clip.rgb)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def solved(clip: SyntheticClip, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The true cameras and depths in place of a solve."""
+
+    def truth(*_: object) -> Reconstruction:
+        posed = torch.ones(COUNT, dtype=torch.bool)
+        posed[UNPOSED] = False
+        usable = posed.clone()
+        usable[held_out_frames(COUNT)] = False
+        inverse = 1 / torch.from_numpy(clip.depth) * usable[:, None, None]
+        none = torch.zeros(COUNT, 0)
+        c2w = torch.from_numpy(clip.c2w)
+        alignment = Alignment(clip.camera, c2w, posed, torch.zeros(COUNT, 0, 2), none, none, 0.1, {UNPOSED: "blurred"})
+        return Reconstruction(alignment, inverse, (inverse > 0).float())
+
+    monkeypatch.setattr(pipeline_module, "reconstruct", truth)
+
+
+def new_pipeline(video: Path, refined_at: tuple[int, ...] = ()) -> FlowCamPipeline:
+    config: Any = copy.deepcopy(flowcam_method.config.pipeline)
+    config.datamanager.data = video
+    config.datamanager.dataparser.frames.thin = False
+    config.model.refinement.steps = refined_at
+    return config.setup(device="cpu", test_mode="val")
+
+
+def callbacks(pipeline: FlowCamPipeline, folder: Path | None) -> tuple[SimpleNamespace, Callable[[int], None]]:
+    """A trainer with a run folder, and what it calls after each step."""
+    trainer = SimpleNamespace(base_dir=folder, stop_training=False)
+    attributes = SimpleNamespace(trainer=trainer, optimizers=None, grad_scaler=None, pipeline=pipeline)
+    after_step = pipeline.get_training_callbacks(attributes)[-2]  # type: ignore[arg-type]
+    return trainer, lambda step: after_step.func(step)
+
+
+def test_a_resumed_run_writes_the_cameras_that_it_loaded(video: Path, clip: SyntheticClip, tmp_path: Path) -> None:
+    first = new_pipeline(video)
+    first.get_train_loss_dict(0)
+    resumed = new_pipeline(video)
+    resumed.load_pipeline(copy.deepcopy(first.state_dict()), 5)
+    callbacks(resumed, tmp_path)
+    content = json.loads((tmp_path / "transforms.json").read_text())
+    posed = [i for i in range(COUNT) if i != UNPOSED]
+    assert [frame["source"] for frame in content["frames"]] == [str(i) for i in posed]
+    written = torch.tensor([frame["transform_matrix"] for frame in content["frames"]], dtype=torch.float64)
+    assert torch.allclose(written, opencv_to_opengl(torch.from_numpy(clip.c2w[posed])), atol=1e-9)
+    assert [frame["source"] for frame in content["unposed"]] == [str(UNPOSED)]
+    assert (tmp_path / content["frames"][0]["file_path"]).is_file()
+    assert (tmp_path / content["ply_file_path"]).is_file()
+    report = json.loads((tmp_path / "poses" / "report.json").read_text())
+    assert report["points"] > 100
+    assert report["reprojection_error_px"] is None
+    assert any("checkpoint" in warning for warning in report["warnings"])
+
+
+@pytest.mark.parametrize(("due", "said"), [((100,), True), ((3,), False), ((), False)])
+def test_a_resumed_run_says_that_it_cannot_refine_its_cameras(
+    due: tuple[int, ...], said: bool, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = new_pipeline(video)
+    first.get_train_loss_dict(0)
+    new_pipeline(video, due).load_pipeline(copy.deepcopy(first.state_dict()), 5)
+    assert ("Cameras stay as the checkpoint has them" in " ".join(capsys.readouterr().out.split())) == said
