@@ -58,7 +58,8 @@ class FlowCamPipelineConfig(VanillaPipelineConfig):
     alignment: Annotated[AlignmentOptions, tyro.conf.arg(prefix_name=False)] = field(default_factory=AlignmentOptions)
     """How camera poses are solved from optical flow."""
     train_seconds: float = 0.0
-    """Stop training the field after this many seconds, the pose solve not counted; 0 for no limit."""
+    """Stop training the field after this many seconds spent in training steps; pose solve, pauses and views drawn
+    for the viewer are not counted; 0 for no limit."""
     total_seconds: float = 0.0
     """Stop training this many seconds after the command was started, pose solve included; 0 for no limit. If given, it
     counts in place of train-seconds."""
@@ -85,6 +86,8 @@ class FlowCamPipeline(VanillaPipeline):
         self._run_folder: Path | None = None
         self.field_started: float | None = None
         """When the poses were known and the field's training began (time.monotonic)."""
+        self._trained_seconds = 0.0
+        self._step_started: float | None = None
         self._alignment: Alignment | None = None
 
     @property
@@ -97,8 +100,9 @@ class FlowCamPipeline(VanillaPipeline):
         with one_line_errors():
             if not self.flowcam.camera_optimizer.is_solved:
                 self._solve()
+            self._step_started = time.monotonic()
             if self.field_started is None:
-                self.field_started = time.monotonic()
+                self.field_started = self._step_started
             self._refine_cameras(step)
             outputs, losses, metrics = super().get_train_loss_dict(step)
             every = self.config.model.network_every
@@ -253,7 +257,11 @@ class FlowCamPipeline(VanillaPipeline):
                 write_run_files(self._run_folder, self.datamanager.frames, self._alignment)
 
         def after_step(step: int) -> None:
-            elapsed = time.monotonic() - (self.field_started or time.monotonic())
+            # Between steps the viewer may hold training up, or the user; neither shall cost the field its time.
+            if self._step_started is not None:
+                self._trained_seconds += time.monotonic() - self._step_started
+                self._step_started = None
+            elapsed = self._trained_seconds
             if step % STATUS_EVERY == 0:
                 self.viewer_panel.status(f"**Training the field**: step {step}, {elapsed:.0f} s")
                 speed = GLOBAL_BUFFER.get("events", {}).get(EventName.VIS_RAYS_PER_SEC.value)

@@ -99,3 +99,21 @@ def test_a_resumed_run_says_that_it_cannot_refine_its_cameras(
     first.get_train_loss_dict(0)
     new_pipeline(video, due).load_pipeline(copy.deepcopy(first.state_dict()), 5)
     assert ("Cameras stay as the checkpoint has them" in " ".join(capsys.readouterr().out.split())) == said
+
+
+def test_pauses_and_views_between_steps_do_not_spend_the_training_time(
+    video: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock = [0.0]
+    pipeline = new_pipeline(video)
+    pipeline.config.train_seconds = 2.5
+    trainer, after_step = callbacks(pipeline, tmp_path)
+    monkeypatch.setattr(pipeline_module.time, "monotonic", lambda: clock[0])
+    done = 0
+    while not trainer.stop_training:
+        pipeline.get_train_loss_dict(done)
+        clock[0] += 1.0
+        after_step(done)
+        clock[0] += 100.0
+        done += 1
+    assert done == 3
