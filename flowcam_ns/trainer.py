@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
+from flowcam_ns.config_checks import check_one_device, check_options
 from flowcam_ns.console import one_line_errors
 from flowcam_ns.data.datamanager import FlowCamDataManagerConfig
 from flowcam_ns.data.frame_source import decode_frames
@@ -34,6 +35,8 @@ class FlowCamTrainerConfig(TrainerConfig):
             with one_line_errors():
                 self._make_absolute()
                 datamanager = self._datamanager()
+                check_one_device(self.machine)
+                check_options(datamanager, self.pipeline.model)
                 path = datamanager.data or datamanager.dataparser.data
                 decode_frames(Path(path), datamanager.dataparser.frames)
                 if isinstance(self.pipeline.model, FlowCamModelConfig):
@@ -91,9 +94,13 @@ class FlowCamTrainer(Trainer):
     """Trainer that ends with one line where the user can mend what went wrong, and quietly on Ctrl-C."""
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Build pipeline, viewer and optimizers; load a checkpoint where asked."""
-        with one_line_errors():
-            super().setup(test_mode)
+        """Build pipeline, viewer and optimizers; load a checkpoint where asked. Splats are posed in here."""
+        try:
+            with one_line_errors():
+                super().setup(test_mode)
+        except KeyboardInterrupt:
+            print("\nInterrupted before training began; the next run reuses the optical flow computed so far")
+            raise SystemExit(INTERRUPTED) from None
 
     def train(self, *args: Any) -> None:
         """Train until done; Ctrl-C keeps what has been learnt."""

@@ -18,7 +18,6 @@ from flowcam_ns.data.dataparser import FlowCamDataParser, FlowCamDataParserConfi
 from flowcam_ns.data.dataset import FlowCamDataset
 from flowcam_ns.data.held_out import held_out_frames
 from flowcam_ns.data.solve import Reconstruction, reconstruct
-from flowcam_ns.errors import FlowCamError
 from flowcam_ns.model.camera_optimizer import EstimatedCameras, FlowCameraOptimizer, FlowCameraOptimizerConfig
 from flowcam_ns.video.frames import Frames
 
@@ -94,8 +93,6 @@ class FlowCamSplatDataManager(FullImageDatamanager[FlowCamDataset]):
                 bars.update(task, description=stage, completed=fraction)
 
             solved = reconstruct(self.frames, held_out_frames(len(self.frames)), self.config.alignment, report)
-        if self.config.camera_res_scale_factor != 1.0:
-            raise FlowCamError("camera-res-scale-factor is not for this method: use dataparser.train-long-side")
         self.reconstruction = solved
         self.adopt(solved.cameras)
         masks = self.frames.masks
