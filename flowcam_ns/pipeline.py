@@ -15,7 +15,6 @@ from jaxtyping import Float
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
-from nerfstudio.utils.writer import GLOBAL_BUFFER, EventName
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
@@ -264,9 +263,6 @@ class FlowCamPipeline(VanillaPipeline):
             elapsed = self._trained_seconds
             if step % STATUS_EVERY == 0:
                 self.viewer_panel.status(f"**Training the field**: step {step}, {elapsed:.0f} s")
-                speed = GLOBAL_BUFFER.get("events", {}).get(EventName.VIS_RAYS_PER_SEC.value)
-                if speed is not None:
-                    self.viewer_panel.adapt(speed["avg"])
             limit, spent = self.config.train_seconds, elapsed
             if self.config.total_seconds > 0:
                 limit, spent = self.config.total_seconds, process_age()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -47,7 +49,8 @@ class FlowCamPanel(ViewerControl):
         self._status = "Waiting for the first training step"
         self._start: tuple[Float[np.ndarray, "4 4"], float, float] | None = None
         self._cameras: dict[str, Float[np.ndarray, "4 4"]] = {}
-        self._adapted = 0.0
+        self._written: int | None = None
+        """The resolution that we set last; None where the user has set another, which is left alone from then on."""
 
     def _setup(self, viewer: Viewer) -> None:
         """Called by nerfstudio's viewer when it is built."""
@@ -62,7 +65,9 @@ class FlowCamPanel(ViewerControl):
         viewer.viser_server.on_client_connect(self._welcome)
         self._draw_dots()
         if self.max_resolution is not None:
-            viewer.control_panel._max_res.value = self.max_resolution
+            viewer.control_panel._max_res.value = self._written = self.max_resolution
+            # A thread, because `ns-viewer`, a pause and the time after training have no steps to do it after.
+            threading.Thread(target=self._keep_adapting, name="flowcam-resolution", daemon=True).start()
 
     def status(self, text: str) -> None:
         """Show one line about what is going on."""
@@ -87,14 +92,26 @@ class FlowCamPanel(ViewerControl):
         """Let a still view be as fine as it can be within `STILL_SECONDS`; called now and then, not at every step.
 
         (nerfstudio itself does so for moving views.) Changes are few and large, because each starts a rendering anew.
+        A resolution that the user has chosen stays.
         """
-        if self._viewer is None or self.max_resolution is None or time.monotonic() - self._adapted < ADAPT_SECONDS:
+        if self._viewer is None or self._written is None:
             return
-        self._adapted = time.monotonic()
         slider = self._viewer.control_panel._max_res
+        if slider.value != self._written:
+            self._written = None
+            return
         wanted = int(np.clip((rays_per_second * STILL_SECONDS) ** 0.5, COARSEST, FINEST)) // 16 * 16
         if not 1 / MARKED < wanted / slider.value < MARKED:
-            slider.value = wanted
+            slider.value = self._written = wanted
+
+    def _keep_adapting(self) -> None:
+        while self._written is not None:
+            time.sleep(ADAPT_SECONDS)
+            speed = rendering_speed()
+            # nerfstudio lists a viewer that connects just now before it can draw for it.
+            with suppress(KeyError):
+                if speed is not None:
+                    self.adapt(speed)
 
     def push_cameras(
         self, c2w: Float[np.ndarray, "frames 4 4"], shown: dict[int, int], posed: np.ndarray | None = None
@@ -194,3 +211,15 @@ class FlowCamPanel(ViewerControl):
             client.camera.position = position * VISER_NERFSTUDIO_SCALE_RATIO
             client.camera.look_at = (c2w[:3, 3] + depth * forward) * VISER_NERFSTUDIO_SCALE_RATIO
             client.camera.fov = fov
+
+
+def rendering_speed() -> float | None:
+    """Rays per second of the fastest of the last views; the small ones, drawn while moving, are held up by other work.
+
+    None before the first view.
+    """
+    # nerfstudio's modules import each other in a ring that cannot be entered here.
+    from nerfstudio.utils.writer import GLOBAL_BUFFER, EventName
+
+    speeds = GLOBAL_BUFFER.get("events", {}).get(EventName.VIS_RAYS_PER_SEC.value, {}).get("buffer", [])
+    return max(speeds, default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flowcam_ns.viewer import panel as panel_module
 from flowcam_ns.viewer.panel import FlowCamPanel
 from flowcam_ns.viewer.uncertainty import colours, describe
 
@@ -178,21 +180,55 @@ def test_the_frames_behind_a_view_are_named_as_the_camera_moves() -> None:
     assert asked[0] == pytest.approx(np.array([[1.0, 0, 0, 3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
 
 
-def test_still_views_become_as_fine_as_the_machine_can_do_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(panel_module.FlowCamPanel, "_keep_adapting", lambda self: None)
+
+
+@pytest.mark.usefixtures("no_thread")
+def test_still_views_become_as_fine_as_the_machine_can_do_quickly() -> None:
     panel, viewer = FlowCamPanel(max_resolution=192), fake_viewer(1)
     panel.adapt(1e9)
     panel._setup(viewer)  # type: ignore[arg-type]
-    slider, clock = viewer.control_panel._max_res, [100.0]
-    monkeypatch.setattr("flowcam_ns.viewer.panel.time.monotonic", lambda: clock[0])
     found = []
     for speed in (60_000.0, 400_000.0, 500_000.0, 1e9, 1_000.0):
-        clock[0] += 10
         panel.adapt(speed)
-        found.append(slider.value)
-        panel.adapt(1e9)  # too soon after the last time
-        assert slider.value == found[-1]
+        found.append(viewer.control_panel._max_res.value)
     assert found == [192, 512, 512, 512, 96]
     unlimited, gpu = FlowCamPanel(), fake_viewer(1)
     unlimited._setup(gpu)  # type: ignore[arg-type]
     unlimited.adapt(1_000.0)
     assert gpu.control_panel._max_res.value == 512
+
+
+@pytest.mark.usefixtures("no_thread")
+def test_a_resolution_that_the_user_has_chosen_stays() -> None:
+    panel, viewer = FlowCamPanel(max_resolution=192), fake_viewer(1)
+    panel._setup(viewer)  # type: ignore[arg-type]
+    slider = viewer.control_panel._max_res
+    panel.adapt(1e9)
+    assert slider.value == 512
+    slider.value = 1024
+    panel.adapt(1e9)
+    assert slider.value == 1024
+    slider.value = 512  # as if we had written it
+    panel.adapt(1_000.0)
+    assert slider.value == 512
+
+
+def test_resolution_follows_the_speed_of_views_where_nothing_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nerfstudio.utils import writer
+
+    monkeypatch.setattr(panel_module, "ADAPT_SECONDS", 0.01)
+    views = {writer.EventName.VIS_RAYS_PER_SEC.value: {"buffer": [20_000.0, 900_000.0], "avg": 460_000.0}}
+    monkeypatch.setattr(writer, "GLOBAL_BUFFER", {})
+    panel, viewer = FlowCamPanel(max_resolution=192), fake_viewer(1)
+    panel._setup(viewer)  # type: ignore[arg-type]
+    time.sleep(0.05)
+    assert viewer.control_panel._max_res.value == 192, "nothing has been drawn yet"
+    monkeypatch.setattr(writer, "GLOBAL_BUFFER", {"events": views})
+    started = time.monotonic()
+    while viewer.control_panel._max_res.value == 192 and time.monotonic() - started < 10:
+        time.sleep(0.01)
+    viewer.control_panel._max_res.value, found = 300, viewer.control_panel._max_res.value
+    assert found == 512
