@@ -54,6 +54,7 @@ ONLY_TURNS = (
     "The camera only turns, it does not move: rotations are estimated, all positions are the same and no depth can be "
     "told."
 )
+NO_START = "fewer than three neighbouring frames share trustworthy flow; is the video sharp and textured?"
 NOT_POSED = (
     "selected frames could not be posed together with the others: the video has a cut or a jump, or the flow breaks "
     "off, and no matched features bridge it."
@@ -115,16 +116,10 @@ def _estimate(
     with watch("solve"), store.features.found_meanwhile(feature_pairs(len(frames))):
         coarse = measure.build_problem(store, points, measured).thinned(few)
         given = None if start is None else segment_from_poses(coarse, start, belief)
-        if given is not None:
-            segments = [given]
-        else:
-            window = partial(window_problem, store, points, few, motion)
-            segments = solve_segments(coarse, motion, support, belief, report_part, window)
+        window = partial(window_problem, store, points, few, motion)
+        segments = [given] if given else solve_segments(coarse, motion, support, belief, report_part, window)
         if not segments:
-            raise FlowCamError(
-                f"{frames.name}: fewer than three neighbouring frames share trustworthy flow; is the video sharp and "
-                "textured?"
-            )
+            raise FlowCamError(f"{frames.name}: {NO_START}")
         main, *others = map(Part.of_segment, segments)
         part = main.problem(coarse)
         solution = refine_all(part, main.state, belief, scales=(4.0, 1.0), iterations=10, tolerance=ROUGHLY)
