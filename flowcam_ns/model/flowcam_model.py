@@ -194,29 +194,31 @@ class FlowCamModel(Model):
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """PSNR of a batch of rays."""
-        error = (outputs["rgb"].detach() - batch["image"].to(self.device)).square().mean()
+        rgb, truth = _without_masked(outputs["rgb"].detach(), batch)
+        error = (rgb - truth).square().mean()
         return {"psnr": -10 * torch.log10(error.clamp(min=1e-10))}
 
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Colour and sharpness errors of a window of a frame; masked pixels count as right."""
-        rgb, truth = outputs["rgb"], batch["image"].to(self.device)
-        if "mask" in batch:
-            rgb = torch.where(batch["mask"].to(self.device), rgb, truth)
-        return patch_losses(rgb, truth)
+        return patch_losses(*_without_masked(outputs["rgb"], batch))
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Scores of a held-out frame, and those of simply showing the nearest frame in its place."""
-        truth, rendered = batch["image"].to(self.device), outputs["rgb"].to(self.device)
-        scores = self.scores(rendered, truth)
+        """Scores of a held-out frame, and those of simply showing the nearest frame in its place; masked pixels count
+        as right in both.
+        """
+        rendered = outputs["rgb"].to(self.device)
+        scored, truth = _without_masked(rendered, batch)
+        scores = self.scores(scored, truth)
         scene = self.field.scene
         images = {"img": torch.cat([truth, rendered], dim=1)}
         if scene is not None:
             copy = nearest_frame_copy(scene, int(batch["frame_index"])).to(truth)
-            scores |= {f"nearest_{name}": value for name, value in self.scores(copy, truth).items()}
+            copied, _ = _without_masked(copy, batch)
+            scores |= {f"nearest_{name}": value for name, value in self.scores(copied, truth).items()}
         for name in ("accumulation", "depth", "confidence"):
             shown = outputs[name] / outputs[name].max().clamp(min=1e-6) if name == "depth" else outputs[name]
             images[name] = shown.expand(*shown.shape[:-1], 3)
@@ -285,3 +287,9 @@ class FlowCamModel(Model):
         if self.training:
             return outputs
         return outputs | {"trusted_depth": zero.clone()} | {n: grey.clone() for n in ("contexts", "flow", "normals")}
+
+
+def _without_masked(rgb: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """A rendering whose masked pixels show the truth, and the truth."""
+    truth = batch["image"].to(rgb.device)
+    return torch.where(batch["mask"].to(rgb.device), rgb, truth) if "mask" in batch else rgb, truth

@@ -65,6 +65,16 @@ class FlowCamSplatModel(SplatfactoModel):
             require_cuda()
         return super().get_outputs(camera)
 
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Scores of a held-out frame; masked pixels count as right, as they do in the loss."""
+        if "mask" in batch:
+            rgb = outputs["rgb"]
+            truth = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+            outputs = {**outputs, "rgb": torch.where(batch["mask"].to(rgb.device), rgb, truth)}
+        return super().get_image_metrics_and_images(outputs, batch)
+
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Take a checkpoint's Gaussians, however many; optimizers made before keep pointing at the parameters.
 

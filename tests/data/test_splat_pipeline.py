@@ -217,6 +217,18 @@ def test_without_cuda_one_line_says_what_to_do(
         assert "ns-train flowcam --data" in line
 
 
+def test_masked_pixels_lower_no_score(pipeline: FlowCamSplatPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = torch.rand(HEIGHT, WIDTH, 3)
+    mask = torch.ones(HEIGHT, WIDTH, 1, dtype=torch.bool)
+    mask[20:40, 30:60] = False
+    monkeypatch.setattr(type(pipeline.splats.lpips), "forward", lambda *_: torch.zeros(()))
+    pipeline.eval()
+    outputs = {"rgb": torch.where(mask, truth, 1 - truth), "background": torch.zeros(3)}
+    scores, _ = pipeline.splats.get_image_metrics_and_images(outputs, {"image": truth, "mask": mask})
+    assert scores["psnr"] > 60
+    assert scores["ssim"] == pytest.approx(1)
+
+
 def test_run_folder_gets_the_poses(pipeline: FlowCamSplatPipeline, tmp_path: Path) -> None:
     trainer = SimpleNamespace(base_dir=tmp_path)
     attributes = SimpleNamespace(trainer=trainer, optimizers=None, grad_scaler=None, pipeline=pipeline)

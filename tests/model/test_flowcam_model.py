@@ -92,6 +92,23 @@ def test_a_held_out_frame_is_rendered_from_the_others(clip: SyntheticClip, model
     assert float(error.median()) < 0.04
 
 
+def test_masked_pixels_lower_no_score(clip: SyntheticClip, model: FlowCamModel) -> None:
+    truth = torch.from_numpy(clip.rgb[3]).float() / 255
+    mask = torch.ones(HEIGHT, WIDTH, 1, dtype=torch.bool)
+    mask[20:40, 30:60] = False
+    spoiled = torch.where(mask, truth, 1 - truth)
+    outputs = {name: torch.zeros(HEIGHT, WIDTH, channels) for name, channels in OUTPUTS.items()} | {"rgb": truth}
+    batch = {"image": spoiled, "frame_index": torch.tensor(3), "mask": mask}
+    scores, images = model.get_image_metrics_and_images(outputs, batch)
+    assert scores["psnr"] == pytest.approx(100)
+    assert scores["ssim"] == pytest.approx(1)
+    assert float(model.get_metrics_dict(outputs, batch)["psnr"]) == pytest.approx(100)
+    copy = nearest_frame_copy(model.field.scene, 3)  # type: ignore[arg-type]
+    expected = model.scores(torch.where(mask, copy, spoiled), spoiled)
+    assert scores["nearest_psnr"] == pytest.approx(expected["psnr"])
+    assert torch.equal(images["img"][:, WIDTH:], truth), "the picture shows what was rendered"
+
+
 def clip_rays(clip: SyntheticClip) -> torch.Tensor:
     y, x = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
     return clip.camera.unproject(torch.stack([x, y], dim=-1) + 0.5)
