@@ -51,7 +51,8 @@ def read_cameras(file: Path) -> tuple[dict[str, Any], Float[np.ndarray, "frames 
 def camera_path(options: MakeCameraPath) -> dict[str, Any]:
     """What `ns-render camera-path` reads: nerfstudio's own format, as the viewer's Render tab exports it."""
     content, c2w, seconds = read_cameras(options.run / "transforms.json")
-    width, height = int(content["w"]), int(content["h"])
+    # Most players show no H.264 video of odd sizes.
+    width, height = (max(2 * round(content[side] / 2), 2) for side in ("w", "h"))
     duration = float(seconds[-1] - seconds[0]) * options.slower if len(seconds) else 0.0
     views = max(round(duration * options.fps), 2)
     try:

@@ -42,6 +42,14 @@ def test_nerfstudio_flies_along_the_cameras(run_folder: Path) -> None:
     assert (int(cameras.width[0, 0]), int(cameras.height[0, 0])) == (WIDTH, HEIGHT)
 
 
+def test_the_flights_video_has_even_sizes_so_that_every_player_shows_it(run_folder: Path) -> None:
+    content = json.loads((run_folder / "transforms.json").read_text())
+    (run_folder / "transforms.json").write_text(json.dumps({**content, "w": 63, "h": 35}))
+    path = camera_path(MakeCameraPath(run_folder, period=0.05))
+    assert (path["render_width"], path["render_height"]) == (64, 36)
+    assert path["camera_path"][0]["aspect"] == pytest.approx(64 / 36)
+
+
 def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(FlowCamError, match="is no transforms"):
         camera_path(MakeCameraPath(tmp_path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import torch
@@ -114,5 +114,9 @@ class FlowCamDataParser(DataParser):
 
 def _file_name(source: str, index: int) -> Path:
     """A virtual file name: nerfstudio names its renders by it; nothing is read from it."""
-    stem = Path(source).name if not source.isdigit() else f"frame_{int(source):05d}.png"
-    return Path("frames") / (stem if Path(stem).suffix else f"{index:05d}_{stem}.png")
+    if source.isdigit():
+        return Path("frames", f"frame_{int(source):05d}.png")
+    # Folders stay, because images of two folders may have the same name; what leads out of ours goes.
+    parts = [part for part in PurePosixPath(source).parts if part not in ("/", "..")]
+    folder, name = Path("frames", *parts[:-1]), parts[-1]
+    return folder / (name if Path(name).suffix else f"{index:05d}_{name}.png")

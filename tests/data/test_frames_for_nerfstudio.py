@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from flowcam_ns.data.dataparser import FlowCamDataParserConfig
+from flowcam_ns.data.dataparser import FlowCamDataParserConfig, _file_name
 from flowcam_ns.data.frame_source import SharedFrames, decode_frames
 from flowcam_ns.data.held_out import held_out_frames
 from flowcam_ns.errors import FlowCamError
@@ -125,6 +127,32 @@ def test_unposed_frames_are_neither_trained_on_nor_scored(manager) -> None:
     assert manager.train_dataset.metadata["frame_index"].tolist() == [0, 3]
     assert manager.eval_dataset.metadata["frame_index"].tolist() == [4]
     assert len(manager.train_dataset.image_filenames) == len(manager.train_dataset.cameras) == 2
+
+
+def test_images_of_the_same_name_in_two_folders_keep_apart(tmp_path: Path, clip: SyntheticClip) -> None:
+    """`ns-render dataset` names its files by these, below the folder that they share."""
+    names = ["a/0000.png", "a/0001.png", "b/0000.png", "b/0001.png"]
+    for image, name in zip(clip.rgb, names, strict=False):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / name)
+    (tmp_path / "transforms.json").write_text(json.dumps({"frames": [{"file_path": name} for name in names]}))
+    parser = FlowCamDataParserConfig(data=tmp_path, frames=FrameOptions(thin=False)).setup()
+    found = {str(name) for split in ("train", "test") for name in parser.get_dataparser_outputs(split).image_filenames}
+    assert found == {f"frames/{name}" for name in names}
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("7", "frames/frame_00007.png"),
+        ("a/b.jpg", "frames/a/b.jpg"),
+        ("a/b", "frames/a/00003_b.png"),
+        ("../../a/b.jpg", "frames/a/b.jpg"),
+        ("/a/b.jpg", "frames/a/b.jpg"),
+    ],
+)
+def test_virtual_file_names_stay_in_their_folder(source: str, name: str) -> None:
+    assert _file_name(source, 3).as_posix() == name
 
 
 def test_views_have_even_sizes_so_that_every_player_shows_their_videos(video: Path) -> None:
