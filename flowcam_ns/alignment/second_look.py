@@ -36,7 +36,7 @@ def look_again(problem: FlowProblem, state: FlowState) -> FlowState:
         problem: the measurements, any number of rows a frame.
         state: where a solve has ended.
     """
-    shares = explained_shares(problem, state)
+    shares = explained_around(problem, state)
     c2w, depth = state.c2w.clone(), state.inverse_depth.clone()
     for frame in shares.argsort().tolist():
         if shares[frame] >= DOUBTED:
@@ -52,7 +52,7 @@ def look_again(problem: FlowProblem, state: FlowState) -> FlowState:
     return replace(state, c2w=c2w, inverse_depth=depth)
 
 
-def explained_shares(problem: FlowProblem, state: FlowState) -> Float[Tensor, "frames"]:
+def explained_around(problem: FlowProblem, state: FlowState) -> Float[Tensor, "frames"]:
     """For each frame: how much (of the weight) of the flow from it and into it lands within `INLIER` of its target."""
 
     def weigh(chunk: FlowProblem, part: FlowState) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ from flowcam_ns.alignment.bootstrap import PIXEL, LensBelief
 from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.alignment.refine import refine_all
-from flowcam_ns.alignment.second_look import DOUBTED, explained_shares, look_again
+from flowcam_ns.alignment.second_look import DOUBTED, explained_around, look_again
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.metrics import score_trajectory
 
@@ -32,8 +32,8 @@ def misplaced(problem: FlowProblem, truth: FlowState) -> FlowState:
 
 def test_the_frame_in_a_wrong_place_is_the_one_that_flow_contradicts(exact_problem: MakeProblem) -> None:
     problem, truth = exact_problem(frames=FRAMES, points=120)
-    assert float(explained_shares(problem, truth).min()) > 0.999
-    shares = explained_shares(problem, misplaced(problem, truth))
+    assert float(explained_around(problem, truth).min()) > 0.999
+    shares = explained_around(problem, misplaced(problem, truth))
     assert int(shares.argmin()) == LOST
     assert float(shares[LOST]) < DOUBTED
 
