@@ -19,7 +19,7 @@ from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.model.blend_context import choose_contexts, frame_colours
 from flowcam_ns.model.blend_guide import SurfaceGuide, build_guide, pixel_pitch
 from flowcam_ns.model.blend_refine import BlendRefiner
-from flowcam_ns.model.blend_sampling import place_samples, sample_contexts
+from flowcam_ns.model.blend_sampling import forbidden_pixels, place_samples, sample_contexts
 from flowcam_ns.model.blend_weights import BlendWeights, RayBlend
 from flowcam_ns.model.scene import ContextScene
 
@@ -85,7 +85,7 @@ class BlendField(nn.Module):
         self._guides.clear()
         self._c2w = scene.c2w.detach().float().to(device)
         self._usable = scene.usable.to(device)
-        self._masks = None if scene.masks is None else scene.masks.to(device)
+        self._forbidden = None if scene.masks is None else forbidden_pixels(scene.masks.to(device))
         self._images = scene.images.to(device).permute(0, 3, 1, 2)
         self._depths = torch.stack([scene.inverse_depth, scene.confidence], dim=1).float().to(device)
         known = (self._depths[:, 1] > 0.2) & self._usable[:, None, None]
@@ -97,7 +97,7 @@ class BlendField(nn.Module):
         h, w = scene.inverse_depth.shape[1:]
         small = scene.camera.scaled_to(w, h)
         y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-        self._depth_rays = small.unproject(torch.stack([x, y], dim=-1) + 0.5).to(self.device)
+        self.depth_rays = small.unproject(torch.stack([x, y], dim=-1) + 0.5).to(self.device)
         self._depth_focal = small.fx
 
     def move_cameras(self, c2w: Float[Tensor, "frames 4 4"], camera: Camera) -> None:
@@ -147,7 +147,7 @@ class BlendField(nn.Module):
             forward,
             self._depth_focal * self.config.guide_detail / stride,
             self._c2w[near],
-            self._depth_rays[::stride, ::stride],
+            self.depth_rays[::stride, ::stride],
             depths[:, 0],
             depths[:, 1],
         )
@@ -159,7 +159,7 @@ class BlendField(nn.Module):
             if len(self._guides) >= KEPT_GUIDES:
                 self._guides.pop(next(iter(self._guides)))
             pose = self._c2w[target]
-            directions = self._depth_rays.reshape(-1, 3) @ pose[:3, :3].T
+            directions = self.depth_rays.reshape(-1, 3) @ pose[:3, :3].T
             self._guides[target] = self.guide_for(pose[:3, 3], directions, pose[:3, 2], target)
         return self._guides[target]
 
@@ -252,7 +252,7 @@ class BlendField(nn.Module):
         assert self.scene is not None
         spread = self.config.sample_spread
         rho = place_samples(guide.lookup(rays), spread, 0.01 * spread * self._typical)
-        masks = None if self._masks is None else self._masks[chosen]
+        forbidden = None if self._forbidden is None else self._forbidden[chosen]
         depths = self._depths[chosen]
-        seen = sample_contexts(origin, rays, rho, self._c2w[chosen], self.scene.camera, images, depths, masks)
+        seen = sample_contexts(origin, rays, rho, self._c2w[chosen], self.scene.camera, images, depths, forbidden)
         return self.weights(seen, prior, rho)

@@ -56,9 +56,11 @@ def sample_contexts(
     camera: Camera,
     images: Float[Tensor, "contexts 3 height width"],
     depths: Float[Tensor, "contexts 2 h w"],
-    masks: Bool[Tensor, "contexts height width"] | None = None,
+    forbidden: Bool[Tensor, "contexts height width"] | None = None,
 ) -> ContextSamples:
-    """Project samples (inverse distance `rho` along unit rays) into every context and read what it shows there."""
+    """Project samples (inverse distance `rho` along unit rays) into every context and read what it shows there, but at
+    `forbidden` pixels (see `forbidden_pixels`).
+    """
     w2c = se3.inverse(c2w)
     turned = torch.einsum("kij,rj->kri", w2c[:, :3, :3], directions)
     shift = w2c[:, :3, :3] @ origin + w2c[:, :3, 3]
@@ -66,10 +68,9 @@ def sample_contexts(
     z = points[..., 2].clamp(min=NEAREST_Z)
     grid = _image_grid(points[..., :2] / z[..., None], camera)
     inside = ((1 - grid.detach().abs().amax(-1)) / BORDER).clamp(0, 1) * (points[..., 2] > NEAREST_Z)
-    if masks is not None:
-        # The bicubic kernel of the colours reaches two pixels far, so their neighbourhood must be free as well.
-        forbidden = F.max_pool2d((~masks[:, None]).float(), 5, 1, 2)
-        inside = inside * (F.grid_sample(forbidden, grid.detach(), align_corners=False)[:, 0] < LEAST_FORBIDDEN)
+    if forbidden is not None:
+        share = F.grid_sample(forbidden[:, None].float(), grid.detach(), align_corners=False)[:, 0]
+        inside = inside * (share < LEAST_FORBIDDEN)
     colours = F.grid_sample(images, grid, mode="bicubic", align_corners=False, padding_mode="border")
     found = F.grid_sample(depths, grid, mode="bilinear", align_corners=False, padding_mode="border")
     own = rho[None] / z
@@ -82,6 +83,13 @@ def sample_contexts(
         trust=found[:, 1],
         inside=inside,
     )
+
+
+def forbidden_pixels(masks: Bool[Tensor, "frames height width"]) -> Bool[Tensor, "frames height width"]:
+    """Pixels that a mask forbids, and those around them: the bicubic kernel of colours reaches two pixels far."""
+    # Frame by frame: in floats, a long video's masks would take as much memory as its pictures.
+    grown = [F.max_pool2d((~mask[None, None]).float(), 5, 1, 2)[0, 0] > 0 for mask in masks]
+    return torch.stack(grown)
 
 
 def _image_grid(xy: Float[Tensor, "*batch 2"], camera: Camera) -> Float[Tensor, "*batch 2"]:

@@ -273,7 +273,8 @@ class FlowCamModel(Model):
         c2w = scene.c2w[frame].to(points)
         flow = induced_flow(points, view.pose.to(points), c2w, scene.camera)
         colour = flow_to_rgb(flow, FLOW_RANGE * scene.camera.width)
-        normals = normals_from_depth_map(points, scene.inverse_depth[frame].to(points), c2w, scene.camera)
+        inverse_depth, rays = scene.inverse_depth[frame].to(points), self.field.depth_rays.to(points)
+        normals = normals_from_depth_map(points, inverse_depth, c2w, scene.camera, rays)
         return {
             "flow": colour.reshape(shape),
             "normals": ((normals + 1) / 2).clamp(0, 1).reshape(shape),

@@ -50,8 +50,12 @@ def normals_from_depth_map(
     inverse_depth: Float[Tensor, "h w"],
     c2w: Float[Tensor, "4 4"],
     camera: Camera,
+    rays_cam: Float[Tensor, "h w 3"],
 ) -> Float[Tensor, "rays 3"]:
-    """World-space unit normals of surface points, facing the camera of a frame whose inverse depth map is known."""
+    """World-space unit normals of surface points, facing the camera of a frame whose inverse depth map is known.
+
+    `rays_cam` are the rays (z = 1) of the map's pixels: reading them is cheaper than inverting the lens for each point.
+    """
     height, width = inverse_depth.shape
     small = camera.scaled_to(width, height)
     local = se3.transform(se3.inverse(c2w), points)
@@ -61,10 +65,11 @@ def normals_from_depth_map(
     offsets = points.new_tensor([[0, 0], [NORMAL_STEP_PX, 0], [0, NORMAL_STEP_PX]])
     corners = pixels[None] + offsets[:, None]
     grid = corners / points.new_tensor([width, height]) * 2 - 1
+    maps = torch.cat([inverse_depth[None], rays_cam.permute(2, 0, 1)])
     sampled = torch.nn.functional.grid_sample(
-        inverse_depth[None, None], grid[None], mode="bilinear", padding_mode="border", align_corners=False
-    )[0, 0]
-    surface = small.unproject(corners) / sampled.clamp(min=MIN_DEPTH)[..., None]
+        maps[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False
+    )[0].permute(1, 2, 0)
+    surface = sampled[..., 1:] / sampled[..., :1].clamp(min=MIN_DEPTH)
     normal = torch.linalg.cross(surface[2] - surface[0], surface[1] - surface[0])
     # (down x right) points back at the camera: its z is negative.
     length = normal.norm(dim=-1, keepdim=True)

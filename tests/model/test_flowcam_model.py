@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.scene_box import SceneBox
 
 from flowcam_ns.data.frame_source import SharedFrames
+from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.geometry.se3 import opencv_to_opengl
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
 from flowcam_ns.model.flowcam_model import FlowCamModel, FlowCamModelConfig
@@ -38,9 +40,9 @@ def clip() -> SyntheticClip:
     return make_clip("orbit", seed=1, frames=COUNT, width=WIDTH, height=HEIGHT)
 
 
-def new_model(clip: SyntheticClip) -> FlowCamModel:
+def new_model(clip: SyntheticClip, shared: SharedFrames | None = None) -> FlowCamModel:
     metadata = {
-        "frames": SharedFrames(clip.to_frames()),
+        "frames": shared or SharedFrames(clip.to_frames()),
         "frame_count": COUNT,
         "held_out": HELD_OUT,
         "render_size": (WIDTH, HEIGHT),
@@ -109,9 +111,9 @@ def test_masked_pixels_lower_no_score(clip: SyntheticClip, model: FlowCamModel) 
     assert torch.equal(images["img"][:, WIDTH:], truth), "the picture shows what was rendered"
 
 
-def clip_rays(clip: SyntheticClip) -> torch.Tensor:
+def clip_rays(clip: SyntheticClip, lens: Camera | None = None) -> torch.Tensor:
     y, x = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
-    return clip.camera.unproject(torch.stack([x, y], dim=-1) + 0.5)
+    return (lens or clip.camera).unproject(torch.stack([x, y], dim=-1) + 0.5)
 
 
 def test_bands_leave_no_seams(clip: SyntheticClip, model: FlowCamModel) -> None:
@@ -185,15 +187,60 @@ def test_induced_flow_is_the_true_flow(clip: SyntheticClip) -> None:
     assert torch.equal(induced_flow(behind[None], here, there, clip.camera), torch.zeros(1, 2, dtype=torch.float64))
 
 
-def test_normals_of_a_plane(clip: SyntheticClip) -> None:
+@pytest.mark.parametrize("k1", [0.0, -0.15])
+def test_normals_of_a_plane(k1: float, clip: SyntheticClip) -> None:
     """Depths of the plane n x = d in the camera's frame give n, turned towards the camera and into the world."""
     normal = torch.nn.functional.normalize(torch.tensor([0.3, -0.4, -1.0]), dim=0)
-    rays = clip_rays(clip).float()
+    lens = dataclasses.replace(clip.camera, k1=k1)
+    rays = clip_rays(clip, lens).float()
     depth = -2.0 / (rays @ normal)
     c2w = torch.from_numpy(clip.c2w[1]).float()
     points = ((rays * depth[..., None])[8:-8, 8:-8].reshape(-1, 3)) @ c2w[:3, :3].T + c2w[:3, 3]
-    found = normals_from_depth_map(points, 1 / depth, c2w, clip.camera)
+    found = normals_from_depth_map(points, 1 / depth, c2w, lens, rays)
     assert torch.allclose(found, (c2w[:3, :3] @ normal).expand_as(found), atol=2e-3)
+
+
+def test_rays_between_pixels_are_those_of_the_lens(clip: SyntheticClip) -> None:
+    """Normals read them from a map; the picture is that of the inverted lens."""
+    lens = dataclasses.replace(clip.camera, k1=-0.15, k2=0.03, p1=0.002)
+    c2w, inverse = torch.from_numpy(clip.c2w[1]).float(), 1 / torch.from_numpy(clip.depth[1])
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(500, 2, generator=generator) * torch.tensor([WIDTH - 3.0, HEIGHT - 3.0]) + 1
+    points = lens.unproject(pixels) * 2.0 @ c2w[:3, :3].T + c2w[:3, 3]
+    found = normals_from_depth_map(points, inverse, c2w, lens, clip_rays(clip, lens).float())
+    corners = pixels[None] + torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])[:, None]
+    grid = corners / torch.tensor([WIDTH, HEIGHT]) * 2 - 1
+    depth = 1 / torch.nn.functional.grid_sample(inverse[None, None], grid[None], align_corners=False)[0, 0]
+    surface = lens.unproject(corners) * depth[..., None]
+    normal = torch.linalg.cross(surface[2] - surface[0], surface[1] - surface[0])
+    expected = torch.nn.functional.normalize(normal, dim=-1) @ c2w[:3, :3].T
+    assert float((found - expected).norm(dim=-1).quantile(0.99)) < 0.01
+
+
+def test_a_view_neither_inverts_the_lens_nor_grows_masks(clip: SyntheticClip, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both would be done for every ray, and are the same for all views."""
+    frames = dataclasses.replace(clip.to_frames(), masks=np.ones((COUNT, HEIGHT, WIDTH), dtype=bool))
+    model = new_model(clip, SharedFrames(frames))
+    inverse_depth = 1 / torch.from_numpy(clip.depth)
+    posed = torch.ones(COUNT, dtype=torch.bool)
+    model.adopt(
+        EstimatedCameras(torch.from_numpy(clip.c2w), clip.camera, posed), inverse_depth, torch.ones_like(inverse_depth)
+    )
+
+    pooled: list[tuple[int, ...]] = []
+    pool = torch.nn.functional.max_pool2d
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("not for a view")
+
+    def watched(image: torch.Tensor, *how: Any, **more: Any) -> torch.Tensor:
+        pooled.append(tuple(image.shape[-2:]))
+        return pool(image, *how, **more)
+
+    monkeypatch.setattr(type(clip.camera), "unproject", refuse)
+    monkeypatch.setattr(torch.nn.functional, "max_pool2d", watched)
+    assert model.get_outputs_for_camera(camera_of(clip, 3, named=True))["rgb"].std() > 0.05
+    assert (HEIGHT, WIDTH) not in pooled
 
 
 def test_exports_leave_out_what_no_frame_vouches_for(clip: SyntheticClip, model: FlowCamModel) -> None:
