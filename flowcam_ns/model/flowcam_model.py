@@ -19,6 +19,7 @@ from flowcam_ns.model.blend_field import BlendField, BlendFieldConfig
 from flowcam_ns.model.blend_guide import pixel_pitch
 from flowcam_ns.model.blend_training import patch_losses
 from flowcam_ns.model.camera_optimizer import EstimatedCameras, FlowCameraOptimizer, FlowCameraOptimizerConfig
+from flowcam_ns.model.camera_types import can_render
 from flowcam_ns.model.checkpoint import locate, read_checkpoint
 from flowcam_ns.model.image_scores import ImageScores, nearest_frame_copy
 from flowcam_ns.model.network_stage import NetworkStage, NetworkStageConfig
@@ -166,9 +167,10 @@ class FlowCamModel(Model):
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
-        """Render the image of one camera."""
+        """Render the image of one camera; grey where cameras of its type cannot be rendered."""
+        renderable = can_render(camera)
         bundle = camera.to(self.device).generate_rays(camera_indices=0, keep_shape=True, obb_box=obb_box)
-        return self.get_outputs_for_camera_ray_bundle(bundle)
+        return self.get_outputs_for_camera_ray_bundle(bundle) if renderable else self._blank(bundle)
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
@@ -281,7 +283,7 @@ class FlowCamModel(Model):
         }
 
     def _blank(self, bundle: RayBundle) -> dict[str, Tensor]:
-        """What can be shown before poses are known: the same outputs, grey."""
+        """What can be shown where nothing can be rendered, as before poses are known: the same outputs, grey."""
         grey = torch.full_like(bundle.directions, 0.5)
         zero = torch.zeros_like(grey[..., :1])
         outputs = {"rgb": grey, "depth": zero + 1, "accumulation": zero, "confidence": zero.clone()}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flowcam_ns.console import one_line_errors
 from flowcam_ns.errors import FlowCamError
+from flowcam_ns.model.camera_types import can_render
 
 NEEDS_CUDA = (
     "flowcam-splat needs a CUDA GPU, because gsplat rasterises on nothing else; "
@@ -61,6 +62,8 @@ class FlowCamSplatModel(SplatfactoModel):
 
     def get_outputs(self, camera: Cameras) -> dict[str, Tensor | list]:
         """Rasterise one camera."""
+        if not self.training:
+            can_render(camera)
         with one_line_errors():
             require_cuda()
         return super().get_outputs(camera)

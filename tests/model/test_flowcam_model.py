@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,35 @@ def test_a_held_out_frame_is_rendered_from_the_others(clip: SyntheticClip, model
     depth = torch.from_numpy(clip.depth[3]) / rays[..., 2]
     error = (outputs["depth"][..., 0] / depth - 1).abs()
     assert float(error.median()) < 0.04
+
+
+@pytest.mark.parametrize("kind", ["EQUIRECTANGULAR", "VR180_L", "OMNIDIRECTIONALSTEREO_R", "ORTHOPHOTO"])
+def test_views_that_cannot_be_rendered_end_a_command_and_are_grey_in_a_viewer(
+    kind: str, clip: SyntheticClip, model: FlowCamModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """nerfstudio's viewer renders in threads that end with the first error."""
+    camera = camera_of(clip, 3, named=False)
+    camera.camera_type[:] = CameraType[kind].value
+    with pytest.raises(SystemExit) as end:
+        model.get_outputs_for_camera(camera)
+    assert end.value.code == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "perspective" in line
+    with ThreadPoolExecutor(1) as viewer:
+        shown = viewer.submit(model.get_outputs_for_camera, camera).result()
+    assert {name: value.shape[-1] for name, value in shown.items()} == OUTPUTS
+    assert float(shown["rgb"].std()) == 0
+    assert "cannot be rendered" in capsys.readouterr().out
+
+
+def test_a_fisheye_shows_the_middle_as_a_pinhole_does(clip: SyntheticClip, model: FlowCamModel) -> None:
+    camera = camera_of(clip, 3, named=False)
+    straight = model.get_outputs_for_camera(camera)["rgb"]
+    camera.camera_type[:] = CameraType.FISHEYE.value
+    bent = model.get_outputs_for_camera(camera)["rgb"]
+    middle = slice(HEIGHT // 2 - 4, HEIGHT // 2 + 4), slice(WIDTH // 2 - 4, WIDTH // 2 + 4)
+    assert float((straight - bent)[middle].abs().mean()) < 0.05
+    assert float((straight - bent).abs().mean()) > 0.01
 
 
 def test_masked_pixels_lower_no_score(clip: SyntheticClip, model: FlowCamModel) -> None:
