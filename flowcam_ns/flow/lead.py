@@ -114,7 +114,7 @@ def smooth_motion(
     y, x = np.mgrid[:rows, :columns] + 0.5
     cells = np.stack([x * width / columns, y * height / rows], axis=-1).reshape(-1, 2)
     few = min(NEAREST, len(points))
-    _, nearest = KDTree(points).query(cells, k=np.arange(1, few + 1))
+    nearest = np.asarray(KDTree(points).query(cells, k=few)[1]).reshape(-1, few)
     away = points[nearest].astype(np.float64) - cells[:, None]
     squared = np.square(away).sum(-1)
     reach = squared.max(axis=1, keepdims=True) + GRID_STEP**2
