@@ -82,6 +82,7 @@ class FlowCamPipeline(VanillaPipeline):
         on_cpu = torch.device(device).type == "cpu"
         self.viewer_panel = FlowCamPanel(CPU_VIEWER_RESOLUTION if on_cpu else None)
         self.viewer_panel.contexts_of = self._contexts_of
+        self.viewer_panel.speed_of = lambda: self.flowcam.view_speed
         self._run_folder: Path | None = None
         self.field_started: float | None = None
         """When the poses were known and the field's training began (time.monotonic)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -36,6 +37,9 @@ FLOW_RANGE = 0.08
 
 BAND_MARGIN = 12
 """Rows beyond a band that its pixels may depend on; even, because the image network halves its input."""
+
+TINY_VIEW = 4096
+"""Rays of views below which time goes mostly into what does not depend on their number."""
 
 
 @dataclass
@@ -107,6 +111,8 @@ class FlowCamModel(Model):
         self.network = NetworkStage(self.config.network) if self.config.uses_network else None
         self.refinement: JointRefinement | None = None
         self.scores = ImageScores()
+        self.view_speed: float | None = None
+        """Rays per second of the last view that was not tiny."""
 
     def adopt(
         self,
@@ -170,7 +176,13 @@ class FlowCamModel(Model):
         """Render the image of one camera; grey where cameras of its type cannot be rendered."""
         renderable = can_render(camera)
         bundle = camera.to(self.device).generate_rays(camera_indices=0, keep_shape=True, obb_box=obb_box)
-        return self.get_outputs_for_camera_ray_bundle(bundle) if renderable else self._blank(bundle)
+        if not renderable:
+            return self._blank(bundle)
+        started = time.perf_counter()
+        outputs = self.get_outputs_for_camera_ray_bundle(bundle)
+        if len(bundle) >= TINY_VIEW and self.field.scene is not None:
+            self.view_speed = len(bundle) / max(time.perf_counter() - started, 1e-6)
+        return outputs
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:

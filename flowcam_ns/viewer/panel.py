@@ -39,6 +39,9 @@ class FlowCamPanel(ViewerControl):
         self.max_resolution = max_resolution
         self.contexts_of: Callable[[Float[np.ndarray, "4 4"]], list[str]] | None = None
         """Names of the frames that a view from an OpenCV pose is blended from, nearest first."""
+        self.speed_of: Callable[[], float | None] = lambda: None
+        """Rays per second of the last still view. (nerfstudio's own figure is ruled by the tiny views drawn while
+        moving, and counts the wait for a training step.)"""
         self._viewer: Viewer | None = None
         self._markdown: Any = None
         self._contexts: Any = None
@@ -107,7 +110,7 @@ class FlowCamPanel(ViewerControl):
     def _keep_adapting(self) -> None:
         while self._written is not None:
             time.sleep(ADAPT_SECONDS)
-            speed = rendering_speed()
+            speed = self.speed_of()
             # nerfstudio lists a viewer that connects just now before it can draw for it.
             with suppress(KeyError):
                 if speed is not None:
@@ -211,15 +214,3 @@ class FlowCamPanel(ViewerControl):
             client.camera.position = position * VISER_NERFSTUDIO_SCALE_RATIO
             client.camera.look_at = (c2w[:3, 3] + depth * forward) * VISER_NERFSTUDIO_SCALE_RATIO
             client.camera.fov = fov
-
-
-def rendering_speed() -> float | None:
-    """Rays per second of the fastest of the last views; the small ones, drawn while moving, are held up by other work.
-
-    None before the first view.
-    """
-    # nerfstudio's modules import each other in a ring that cannot be entered here.
-    from nerfstudio.utils.writer import GLOBAL_BUFFER, EventName
-
-    speeds = GLOBAL_BUFFER.get("events", {}).get(EventName.VIS_RAYS_PER_SEC.value, {}).get("buffer", [])
-    return max(speeds, default=None)

@@ -95,6 +95,17 @@ def test_a_held_out_frame_is_rendered_from_the_others(clip: SyntheticClip, model
     assert float(error.median()) < 0.04
 
 
+def test_speed_is_that_of_views_that_are_not_tiny(clip: SyntheticClip, model: FlowCamModel) -> None:
+    camera = camera_of(clip, 3, named=False)
+    model.view_speed = None
+    camera.width[:], camera.height[:] = 32, 20
+    model.get_outputs_for_camera(camera)
+    assert model.view_speed is None
+    model.get_outputs_for_camera(camera_of(clip, 3, named=False))
+    assert model.view_speed is not None
+    assert model.view_speed > 0
+
+
 @pytest.mark.parametrize("kind", ["EQUIRECTANGULAR", "VR180_L", "OMNIDIRECTIONALSTEREO_R", "ORTHOPHOTO"])
 def test_views_that_cannot_be_rendered_end_a_command_and_are_grey_in_a_viewer(
     kind: str, clip: SyntheticClip, model: FlowCamModel, capsys: pytest.CaptureFixture[str]

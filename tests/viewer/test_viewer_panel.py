@@ -217,16 +217,12 @@ def test_a_resolution_that_the_user_has_chosen_stays() -> None:
 
 
 def test_resolution_follows_the_speed_of_views_where_nothing_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nerfstudio.utils import writer
-
     monkeypatch.setattr(panel_module, "ADAPT_SECONDS", 0.01)
-    views = {writer.EventName.VIS_RAYS_PER_SEC.value: {"buffer": [20_000.0, 900_000.0], "avg": 460_000.0}}
-    monkeypatch.setattr(writer, "GLOBAL_BUFFER", {})
     panel, viewer = FlowCamPanel(max_resolution=192), fake_viewer(1)
     panel._setup(viewer)  # type: ignore[arg-type]
     time.sleep(0.05)
     assert viewer.control_panel._max_res.value == 192, "nothing has been drawn yet"
-    monkeypatch.setattr(writer, "GLOBAL_BUFFER", {"events": views})
+    panel.speed_of = lambda: 900_000.0
     started = time.monotonic()
     while viewer.control_panel._max_res.value == 192 and time.monotonic() - started < 10:
         time.sleep(0.01)
