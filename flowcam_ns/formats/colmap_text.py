@@ -6,6 +6,7 @@ Format: https://colmap.github.io/format.html
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from flowcam_ns.formats.point_cloud import PointCloud
 from flowcam_ns.geometry.camera import Camera
 
 CAMERA_ID = 1
+UNKNOWN_ERROR = -1.0
+"""What COLMAP states for a point whose error it has not computed."""
 
 
 def write_colmap_text(
@@ -36,7 +39,7 @@ def write_colmap_text(
         c2w: OpenCV camera-to-world poses of the images.
         names: File names of the images, relative to COLMAP's image folder.
         cloud: Points; `cloud.frame` counts in `names`. Each becomes a track of one observation.
-        point_error: Reprojection error in px to state for every point.
+        point_error: Reprojection error in px to state for every point; not finite where it is unknown.
     """
     write_text(folder / "cameras.txt", _cameras(camera))
     write_text(folder / "images.txt", _images(c2w, names, cloud))
@@ -65,10 +68,11 @@ def _images(c2w: Float[np.ndarray, "frames 4 4"], names: Sequence[str], cloud: P
 
 def _points(cloud: PointCloud | None, images: int, error: float) -> str:
     lines = ["# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX)"]
+    known = error if math.isfinite(error) else UNKNOWN_ERROR
     if cloud is not None:
         counts = np.zeros(images, dtype=np.int64)
         rows = zip(cloud.xyz.tolist(), cloud.rgb.tolist(), cloud.frame.tolist(), strict=True)
         for point, ((x, y, z), (r, g, b), frame) in enumerate(rows, 1):
-            lines.append(f"{point} {x:.7g} {y:.7g} {z:.7g} {r} {g} {b} {error:.4g} {frame + 1} {counts[frame]}")
+            lines.append(f"{point} {x:.7g} {y:.7g} {z:.7g} {r} {g} {b} {known:.4g} {frame + 1} {counts[frame]}")
             counts[frame] += 1
     return "\n".join(lines) + "\n"

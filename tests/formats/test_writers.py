@@ -87,6 +87,15 @@ def test_colmap_text_is_read_by_colmap_and_its_points_project_where_they_were_se
     np.testing.assert_array_equal(point.color, cloud.rgb[0])
 
 
+def test_colmap_reads_points_of_unknown_error_too(tmp_path: Path) -> None:
+    pycolmap = pytest.importorskip("pycolmap")
+    c2w = poses()
+    write_colmap_text(tmp_path, LENS, c2w, [f"{i}.jpg" for i in range(5)], cloud_seen_by(c2w), float("nan"))
+    model = pycolmap.Reconstruction()
+    model.read_text(str(tmp_path))
+    assert {point.error for point in model.points3D.values()} == {-1.0}
+
+
 def transforms(**changes: object) -> dict[str, object]:
     frames = [PosedFrame(f"images/{i}.jpg", pose, f"{i}.png", i / 30) for i, pose in enumerate(poses())]
     return transforms_dict(LENS, frames, [UnposedFrame("7.png", "no flow")], 12, **changes)  # type: ignore[arg-type]
