@@ -44,6 +44,29 @@ class Sightings:
     weight: Float[Tensor, "n"]
     """Proportional to 1 / variance."""
 
+    @classmethod
+    def of_flow(
+        cls,
+        points: Float[Tensor, "rows 2 points"],
+        c2w: Float[Tensor, "rows 4 4"],
+        inverse_depth: Float[Tensor, "rows points"],
+        lens: Float[Tensor, "lens"],
+        targets: Float[Tensor, "rows 2 points"],
+        weight: Float[Tensor, "rows points"],
+    ) -> Sightings:
+        """Where flow takes the points of other frames, whose poses and depths are known; those of no weight left out.
+
+        Pixels are centred.
+        """
+        ray = rays(points.double(), lens)
+        depth = inverse_depth[:, None]
+        at_unit_depth = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=1)
+        world = c2w[:, :3, :3] @ at_unit_depth + c2w[:, :3, 3:] * depth
+        homogeneous = torch.cat([world, depth], dim=1).transpose(1, 2).flatten(0, 1)
+        pixels = targets.double().transpose(1, 2).flatten(0, 1)
+        kept = weight.flatten() > 0
+        return cls(homogeneous[kept], pixels[kept], weight.flatten()[kept])
+
 
 def refine_pose(
     seen: Sightings,

@@ -12,7 +12,7 @@ from torch import Tensor
 from flowcam_ns.alignment.bootstrap import PIXEL
 from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.frame_pose import Sightings, explained, pose_from_two_views, refine_pose, sampled_pose
-from flowcam_ns.alignment.lens import LENS_SIZE, rays
+from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.levenberg import Prior, minimize
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.geometry import se3
@@ -159,16 +159,15 @@ def _sightings(
     known: Bool[Tensor, "few points"],
 ) -> Sightings:
     """What the flow from known frames says of where the new one sees those of their points that have a depth."""
-    ray = rays(problem.points[rows].double(), state.lens)
-    at_unit_depth = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=1)
-    depth = state.inverse_depth[rows][:, None]
-    c2w = state.c2w[rows]
-    world = c2w[:, :3, :3] @ at_unit_depth + c2w[:, :3, 3:] * depth
-    points = torch.cat([world, depth], dim=1).transpose(1, 2).flatten(0, 1)
-    pixels = problem.targets[rows, slots].double().transpose(1, 2).flatten(0, 1)
-    weight = (problem.confidence[rows, slots].double() * known).flatten()
-    kept = weight > 0
-    return Sightings(points[kept], pixels[kept], weight[kept])
+    weight = problem.confidence[rows, slots].double() * known
+    return Sightings.of_flow(
+        problem.points[rows],
+        state.c2w[rows],
+        state.inverse_depth[rows],
+        state.lens,
+        problem.targets[rows, slots],
+        weight,
+    )
 
 
 def _leading_to(problem: FlowProblem, segment: Segment, new: int) -> tuple[Int[Tensor, "few"], Int[Tensor, "few"]]:

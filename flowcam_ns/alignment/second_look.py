@@ -17,7 +17,6 @@ from flowcam_ns.alignment.chunks import over_chunks
 from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.frame_pose import Sightings, explained, refine_pose, sampled_pose
 from flowcam_ns.alignment.grow import INLIER, RESECTION_KERNELS, SAMPLE_TOLERANCE, TRUSTED
-from flowcam_ns.alignment.lens import rays
 from flowcam_ns.alignment.linearize import residuals
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.geometry import se3
@@ -100,12 +99,6 @@ def _sightings(
     start = FlowState(state.c2w, state.inverse_depth[rows], state.lens)
     depth = triangulate(without, start, DEPTH_KERNELS).inverse_depth
     known = (without.confidence > TRUSTED).any(1)
-    ray = rays(part.points.double(), state.lens)
+    weight = problem.confidence[rows, slots].double() * known
     c2w = state.c2w[part.sources]
-    at_unit_depth = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=1)
-    world = c2w[:, :3, :3] @ at_unit_depth + c2w[:, :3, 3:] * depth[:, None]
-    points = torch.cat([world, depth[:, None]], dim=1).transpose(1, 2).flatten(0, 1)
-    pixels = problem.targets[rows, slots].double().transpose(1, 2).flatten(0, 1)
-    weight = (problem.confidence[rows, slots].double() * known).flatten()
-    kept = weight > 0
-    return Sightings(points[kept], pixels[kept], weight[kept])
+    return Sightings.of_flow(part.points, c2w, depth, state.lens, problem.targets[rows, slots], weight)
