@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from flowcam_ns.data.solve import Reconstruction
+    from flowcam_ns.synthetic.clip import SyntheticClip
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("FLOWCAM_SHARED") or PROJECT.parent / "shared")
@@ -77,3 +83,27 @@ def _forbid_network() -> None:
     for name in ("http_proxy", "https_proxy"):
         os.environ[name] = os.environ[name.upper()] = NOWHERE
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost,127.0.0.1,0.0.0.0,::1"
+
+
+@pytest.fixture(scope="session")
+def true_reconstruction() -> Callable[[SyntheticClip, int], Reconstruction]:
+    """What a solve of a synthetic clip would find if it were exact, with one frame left without a pose."""
+    import torch
+
+    from flowcam_ns.alignment.result import Alignment
+    from flowcam_ns.data.held_out import held_out_frames
+    from flowcam_ns.data.solve import Reconstruction
+
+    def make(clip: SyntheticClip, unposed: int) -> Reconstruction:
+        count = len(clip.c2w)
+        posed = torch.ones(count, dtype=torch.bool)
+        posed[unposed] = False
+        usable = posed.clone()
+        usable[held_out_frames(count)] = False
+        inverse = 1 / torch.from_numpy(clip.depth) * usable[:, None, None]
+        none, points = torch.zeros(count, 0), torch.zeros(count, 0, 2)
+        c2w = torch.from_numpy(clip.c2w)
+        alignment = Alignment(clip.camera, c2w, posed, points, none, none, 0.1, {unposed: "blurred"})
+        return Reconstruction(alignment, inverse, (inverse > 0).float())
+
+    return make

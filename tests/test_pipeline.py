@@ -14,9 +14,6 @@ import torch
 from flowcam_ns.method_configs.flowcam import flowcam_method
 
 from flowcam_ns import pipeline as pipeline_module
-from flowcam_ns.alignment.result import Alignment
-from flowcam_ns.data.held_out import held_out_frames
-from flowcam_ns.data.solve import Reconstruction
 from flowcam_ns.geometry.se3 import opencv_to_opengl
 from flowcam_ns.pipeline import FlowCamPipeline
 from flowcam_ns.synthetic.clip import SyntheticClip, make_clip
@@ -38,21 +35,9 @@ def video(clip: SyntheticClip, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(autouse=True)
-def solved(clip: SyntheticClip, monkeypatch: pytest.MonkeyPatch) -> None:
+def solved(clip: SyntheticClip, true_reconstruction: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """The true cameras and depths in place of a solve."""
-
-    def truth(*_: object) -> Reconstruction:
-        posed = torch.ones(COUNT, dtype=torch.bool)
-        posed[UNPOSED] = False
-        usable = posed.clone()
-        usable[held_out_frames(COUNT)] = False
-        inverse = 1 / torch.from_numpy(clip.depth) * usable[:, None, None]
-        none = torch.zeros(COUNT, 0)
-        c2w = torch.from_numpy(clip.c2w)
-        alignment = Alignment(clip.camera, c2w, posed, torch.zeros(COUNT, 0, 2), none, none, 0.1, {UNPOSED: "blurred"})
-        return Reconstruction(alignment, inverse, (inverse > 0).float())
-
-    monkeypatch.setattr(pipeline_module, "reconstruct", truth)
+    monkeypatch.setattr(pipeline_module, "reconstruct", lambda *_: true_reconstruction(clip, UNPOSED))
 
 
 def new_pipeline(video: Path, refined_at: tuple[int, ...] = ()) -> FlowCamPipeline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,6 @@ from flowcam_ns.method_configs.flowcam_splat import flowcam_splat_method
 from nerfstudio.models.splatfacto import SplatfactoModel, get_viewmat
 from torch.nn.functional import grid_sample
 
-from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.data import splat_datamanager
 from flowcam_ns.data.held_out import held_out_frames
 from flowcam_ns.data.solve import Reconstruction
@@ -50,21 +50,13 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def solved(clip: SyntheticClip, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def solved(clip: SyntheticClip, true_reconstruction: Callable, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The true cameras and depths in place of a solve; counts how often one was asked for."""
     calls: list[int] = []
 
     def truth(*_: object) -> Reconstruction:
         calls.append(1)
-        posed = torch.ones(COUNT, dtype=torch.bool)
-        posed[UNPOSED] = False
-        usable = posed.clone()
-        usable[held_out_frames(COUNT)] = False
-        inverse = 1 / torch.from_numpy(clip.depth) * usable[:, None, None]
-        none = torch.zeros(COUNT, 0)
-        c2w = torch.from_numpy(clip.c2w)
-        alignment = Alignment(clip.camera, c2w, posed, torch.zeros(COUNT, 0, 2), none, none, 0.1, {UNPOSED: "blurred"})
-        return Reconstruction(alignment, inverse, (inverse > 0).float())
+        return true_reconstruction(clip, UNPOSED)
 
     monkeypatch.setattr(splat_datamanager, "reconstruct", truth)
     return calls
