@@ -28,6 +28,11 @@ RATIO = 0.85
 """A match must be this much closer (of the distance) than the second best."""
 STRONGEST = 250
 """Features that take part in the quick comparison of many frames."""
+FULL_RANGE, MOST_GAIN = 160.0, 8.0
+"""Grey levels that a frame should span, and how much a dark or dull one is stretched to do so: SIFT's contrast
+threshold is absolute, and a video taken at night would have next to no features."""
+EVERY = 4
+"""One of so many rows and columns tells how many levels there are."""
 MASK_MARGIN = 4
 """Features keep this far (px of the searched image) from what is masked: its edge is not the scene's."""
 
@@ -126,7 +131,8 @@ class Features:
         return np.array([[len(match_descriptors(units[i], units[j])[0]) for j in others] for i in frames], np.int64)
 
     def _find(self, frame: int) -> FrameFeatures:
-        grey = cv2.cvtColor(self.images[frame], cv2.COLOR_RGB2GRAY)
+        usable = None if self.masks is None else self.masks[frame]
+        grey = cv2.cvtColor(stretched(self.images[frame], usable), cv2.COLOR_RGB2GRAY)
         height, width = grey.shape
         factor = min(1.0, LONG_SIDE / max(height, width))
         size = max(16, round(width * factor)), max(16, round(height * factor))
@@ -146,6 +152,24 @@ class Features:
         points = np.array([keypoints[k].pt for k in order], np.float32) + np.float32(0.5)
         scale = np.array([width / grey.shape[1], height / grey.shape[0]], np.float32)
         return FrameFeatures(points * scale, descriptors[order].clip(0, 255).astype(np.uint8))
+
+
+def stretched(
+    image: UInt8[np.ndarray, "height width 3"], usable: Bool[np.ndarray, "height width"] | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A picture of little contrast with more of it; one that spans `FULL_RANGE` levels stays as it is.
+
+    Only `usable` pixels count, and of them not the brightest and the darkest few.
+    """
+    few = (slice(None, None, EVERY), slice(None, None, EVERY))
+    seen = image[few] if usable is None else image[few][usable[few]]
+    if seen.size == 0:
+        return image
+    low, high = np.percentile(seen, (0.5, 99.5))
+    gain = min(FULL_RANGE / max(high - low, 1), MOST_GAIN)
+    if gain <= 1:
+        return image
+    return cv2.LUT(image, ((np.arange(256) - low) * gain).clip(0, 255).round().astype(np.uint8))
 
 
 def match_descriptors(

@@ -273,7 +273,7 @@ class FlowStore:
         name = ""
         if self.cache is not None:
             frames = range(key[0], key[1] + 1) if self._links(key) else key
-            name = cache_key("pair 4", self.estimator.key, *map(self._digest, frames))
+            name = cache_key("pair 5", self.estimator.key, *map(self._digest, frames))
             cached = FlowPair.from_arrays(self.cache.get(name), self.flow_height, self.flow_width)
             if cached is not None:
                 return self.weighed(cached)

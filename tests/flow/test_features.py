@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from flowcam_ns.flow.features import Features, match_descriptors
+from flowcam_ns.alignment.revisits import LIKENESS
+from flowcam_ns.flow.features import Features, match_descriptors, stretched
 
 SHIFT = np.array([23.0, -11.0])
 
@@ -94,11 +95,29 @@ def test_nothing_is_found_under_a_mask_or_at_its_edge(shifted: np.ndarray) -> No
     assert not inside.any()
 
 
-def test_views_of_one_place_are_more_alike_than_others(shifted: np.ndarray, picture: np.ndarray) -> None:
+def test_only_views_of_one_place_are_alike_enough_for_a_revisit(shifted: np.ndarray, picture: np.ndarray) -> None:
     other = np.random.default_rng(1).permutation(picture.reshape(-1, 3)).reshape(picture.shape)[:240, :320]
     likeness = Features(np.concatenate([shifted, cv2.GaussianBlur(other, (0, 0), 2.5)[None]])).likeness([0], [1, 2])
-    assert likeness[0, 0] > 30
-    assert likeness[0, 1] < 5
+    assert likeness[0, 1] < LIKENESS / 2 < 2 * LIKENESS < likeness[0, 0]
+
+
+def test_a_dark_video_has_the_features_of_a_bright_one(shifted: np.ndarray) -> None:
+    dark = (shifted * 0.06).round().astype(np.uint8)
+    bright, found = Features(shifted), Features(dark)
+    assert len(found.match(0, 1)[0]) > 0.7 * len(bright.match(0, 1)[0])
+
+
+def test_a_bright_logo_under_a_mask_does_not_make_a_dark_picture_bright(shifted: np.ndarray) -> None:
+    dark = (shifted * 0.06).round().astype(np.uint8)
+    masks = np.ones(dark.shape[:3], bool)
+    dark[:, :60, :80], masks[:, :60, :80] = 255, False
+    assert len(Features(dark, masks).of(0).points) > 0.6 * len(Features(shifted, masks).of(0).points)
+
+
+def test_only_a_picture_of_little_contrast_is_stretched() -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    assert stretched(picture) is picture
+    assert np.ptp(stretched(picture // 4)) > 150
 
 
 def test_a_flat_picture_has_no_features_and_no_matches(shifted: np.ndarray) -> None:
