@@ -32,6 +32,7 @@ from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.alignment.revisits import without_drift
 from flowcam_ns.alignment.segments import solve_segments, unposed_reasons
 from flowcam_ns.alignment.watch import Progress, Stopwatch
+from flowcam_ns.alignment.weak_links import LinkTester
 from flowcam_ns.alignment.window import window_problem
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.flow.cache import FlowCache
@@ -120,6 +121,7 @@ def _estimate(
         segments = [given] if given else solve_segments(coarse, motion, support, belief, report_part, window)
         if not segments:
             raise FlowCamError(f"{frames.name}: {NO_START}")
+        segments = LinkTester(store, store.features, coarse).cut(segments)
         main, *others = map(Part.of_segment, segments)
         part = main.problem(coarse)
         solution = refine_all(part, main.state, belief, scales=(4.0, 1.0), iterations=10, tolerance=ROUGHLY)

@@ -19,6 +19,8 @@ LONGEST = 32
 """Most frames from its first to its last: flow further apart has no start to search from."""
 WINDOW_SUPPORT = 0.1
 """Least share of trustworthy flow at every step of a first window (unrelated pictures match at a few points too)."""
+FIRM_SUPPORT, FIRM_KEYS = 0.3, 5
+"""Rather than a full window with a weaker step than this, one of fewer frames, but so many, without such a step."""
 GOOD_MOTION = 0.16
 """Apparent motion over the first window (share of the long side) beyond which more is not better."""
 REACH = 0.3
@@ -40,10 +42,22 @@ def first_window(
         support: share of trustworthy flow between neighbours.
         limits: the frames [low, high) among which to look.
     """
+    return _window(motion, support, limits, FIRM_SUPPORT, FIRM_KEYS) or _window(
+        motion, support, limits, WINDOW_SUPPORT, MIN_FRAMES
+    )
+
+
+def _window(
+    motion: Float[np.ndarray, "steps"],
+    support: Float[np.ndarray, "steps"],
+    limits: tuple[int, int],
+    least_support: float,
+    fewest: int,
+) -> list[int] | None:
     low, high = limits
     way = measure.travelled(motion)
-    breaks = np.nonzero(support < WINDOW_SUPPORT)[0]
-    for length in range(min(KEYS, high - low), MIN_FRAMES - 1, -1):
+    breaks = np.nonzero(support < least_support)[0]
+    for length in range(min(KEYS, high - low), fewest - 1, -1):
         best, best_score = None, -1.0
         for first in range(low, high - length + 1):
             last = first + length - 1
@@ -55,7 +69,7 @@ def first_window(
             moved = way[last] - way[first]
             # Early windows win ties: the video's first frame is a natural origin.
             score = weakest * min(moved / GOOD_MOTION, 1.0) * (1 - 1e-3 * (first - low) / (high - low))
-            if weakest >= WINDOW_SUPPORT and score > best_score:
+            if weakest >= least_support and score > best_score:
                 best, best_score = (first, last), score
         if best is not None:
             return evenly_moved(way, *best, length)

@@ -76,6 +76,13 @@ def test_a_window_avoids_weak_flow() -> None:
     assert first_window(motion, support, (0, 30)) == list(range(4, 4 + KEYS))
 
 
+def test_a_shorter_window_is_better_than_one_with_a_weak_step() -> None:
+    motion, support = even(14, 0.05)
+    support[[5, 10]] = 0.2
+    assert first_window(motion, support, (0, 14)) == list(range(6))
+    assert first_window(motion, support, (7, 14)) == list(range(7, 14))  # each side of it alone would be too few
+
+
 def test_a_window_avoids_standstill() -> None:
     motion, support = even(100, 0.02)
     motion[:60] = 0.0
