@@ -13,6 +13,9 @@ from flowcam_ns.errors import FlowCamError
 from flowcam_ns.video.frames import Frames
 from flowcam_ns.video.options import FrameOptions
 
+KEPT_SIZES = 2
+"""Sizes at which resized frames are kept."""
+
 
 class SharedFrames:
     """Decoded frames that survive nerfstudio's deep copies of dataset metadata without being duplicated."""
@@ -30,15 +33,21 @@ class SharedFrames:
         scale = min(1.0, long_side / max(width, height)) / downscale_factor
         return max(2 * round(width * scale / 2), 2), max(2 * round(height * scale / 2), 2)
 
+    def own_size_within(self, long_side: float) -> tuple[int, int]:
+        """(width, height) of the frames as they are, or as `size_within` has them where their long side is longer."""
+        own = self.frames.width, self.frames.height
+        return own if max(own) <= long_side else self.size_within(round(long_side))
+
     def images(self, width: int, height: int) -> UInt8[np.ndarray, "frames height width 3"]:
-        """All frames at another size (kept: every split and the field read the same array)."""
+        """All frames at another size (the last two are kept: every split reads one array, the field another)."""
         if (height, width) == self.frames.images.shape[1:3]:
             return self.frames.images
         if (width, height) not in self._resized:
             # Averaging over areas does not alias when shrinking.
             how = cv2.INTER_AREA if width < self.frames.width else cv2.INTER_LINEAR
             resized = [cv2.resize(image, (width, height), interpolation=how) for image in self.frames.images]
-            self._resized = {(width, height): np.stack(resized)}
+            last = list(self._resized.items())[1 - KEPT_SIZES :]
+            self._resized = dict([*last, ((width, height), np.stack(resized))])
         return self._resized[width, height]
 
     def masks(self, width: int, height: int) -> Bool[np.ndarray, "frames height width"] | None:
@@ -46,6 +55,8 @@ class SharedFrames:
         if self.frames.masks is None:
             return None
         size = width, height
+        if size == (self.frames.width, self.frames.height):
+            return self.frames.masks
         resized = [
             cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for mask in self.frames.masks
         ]

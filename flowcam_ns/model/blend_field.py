@@ -5,19 +5,19 @@ Untrained it is a depth-warped, visibility-checked blend of the nearest frames; 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import normalize
 
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.model.blend_context import choose_contexts, frame_colours
-from flowcam_ns.model.blend_guide import SurfaceGuide, build_guide, pixel_pitch
+from flowcam_ns.model.blend_guide import SurfaceGuide, build_guide
+from flowcam_ns.model.blend_pictures import ContextPictures, pixel_spacing
 from flowcam_ns.model.blend_refine import BlendRefiner
 from flowcam_ns.model.blend_sampling import forbidden_pixels, place_samples, sample_contexts
 from flowcam_ns.model.blend_weights import BlendWeights, RayBlend
@@ -41,6 +41,8 @@ class BlendFieldConfig:
 
     contexts: int = 3
     """Frames whose colours a view is blended from."""
+    context_scale: float = 2.0
+    """Long side of the frames that colours are read from, relative to that of views; their own size at most."""
     guide_contexts: int = 6
     """Frames whose depth maps place the samples."""
     guide_detail: float = 0.8
@@ -129,6 +131,15 @@ class BlendField(nn.Module):
             raise FlowCamError("a frame cannot be rendered from itself: at least two usable frames are needed")
         return candidates
 
+    def spacing_of(self, directions: Float[Tensor, "*rays 3"], forward: Float[Tensor, "3"]) -> float:
+        """How many px of its contexts a view's pixels lie apart: colours are averaged over so many. 1 where rays make
+        no image.
+        """
+        assert self.scene is not None
+        if directions.dim() != 3 or min(directions.shape[:2]) < 2:
+            return 1.0
+        return pixel_spacing(directions, forward, self.scene.camera)
+
     def guide_for(
         self,
         origin: Float[Tensor, "3"],
@@ -170,11 +181,13 @@ class BlendField(nn.Module):
         exclude: int | None = None,
         forward: Float[Tensor, "3"] | None = None,
         guide: SurfaceGuide | None = None,
+        spacing: float | None = None,
     ) -> dict[str, Tensor]:
         """Render rays of one camera; `directions` are unit, `exclude` is the frame being rendered.
 
-        `forward` is the camera's optical axis (the rays' mean direction without it): give it when a view is rendered
-        in pieces, or the pieces may choose different contexts. Returns rgb [*rays, 3], depth along the unit ray,
+        `forward` is the camera's optical axis (the rays' mean direction without it) and `spacing` what `spacing_of`
+        tells of all rays: give both when a view is rendered in pieces, or the pieces may choose different contexts and
+        be of different sharpness. Returns rgb [*rays, 3], depth along the unit ray,
         accumulation and confidence [*rays, 1]; without gradients also contexts [*rays, 3], which frames show it.
         """
         if self.scene is None:
@@ -187,8 +200,8 @@ class BlendField(nn.Module):
             with torch.no_grad():
                 guide = self.guide_for(origin, rays, axis, exclude)
         chosen, prior = self.contexts_of(origin, axis, self.config.contexts, exclude)
-        images = self._pictures(chosen, directions)
-        blend = self._blend_all(origin, rays, guide, chosen, prior, images)
+        spacing = self.spacing_of(directions, axis) if spacing is None else spacing
+        blend = self._blend_all(origin, rays, guide, chosen, prior, spacing)
         rgb = (blend.weights[..., None] * blend.candidates).sum(0)
         if self.refiner is not None and len(shape) == 2 and min(shape) > 1:
             rgb = self.refiner(rgb.reshape(*shape, 3), blend, prior)
@@ -212,7 +225,7 @@ class BlendField(nn.Module):
     ) -> tuple[Int[Tensor, "contexts"], RayBlend]:
         """What rays of a frame's camera show, before the image network; and which contexts show it."""
         chosen, prior = self.contexts_of(origin, axis, self.config.contexts, exclude)
-        return chosen, self._blend_all(origin, rays, guide, chosen, prior, self._pictures(chosen, rays))
+        return chosen, self._blend_all(origin, rays, guide, chosen, prior, 1.0)
 
     def _blend_all(
         self,
@@ -221,24 +234,12 @@ class BlendField(nn.Module):
         guide: SurfaceGuide,
         chosen: Int[Tensor, "contexts"],
         prior: Float[Tensor, "contexts"],
-        images: Float[Tensor, "contexts 3 height width"],
+        spacing: float,
     ) -> RayBlend:
         few = len(rays) if torch.is_grad_enabled() else RAYS_AT_ONCE.get(rays.device.type, MOST_RAYS_AT_ONCE)
         pieces = rays.split(few)
-        return RayBlend.joined([self._blend(origin, piece, guide, chosen, prior, images) for piece in pieces])
-
-    def _pictures(
-        self, chosen: Int[Tensor, "contexts"], directions: Float[Tensor, "*rays 3"]
-    ) -> Float[Tensor, "contexts 3 height width"]:
-        """Colours of the contexts, halved while the view's pixels are coarser, so that small views don't flicker."""
-        images = self._images[chosen].float() / 255
-        assert self.scene is not None
-        if directions.dim() == 3 and min(directions.shape[:2]) > 1:
-            pitch = pixel_pitch(directions) * self.scene.camera.fx
-            for _ in range(int(max(0.0, math.log2(max(pitch, 1e-6)) + 0.3))):
-                half = (max(1, images.shape[2] // 2), max(1, images.shape[3] // 2))
-                images = interpolate(images, size=half, mode="area")
-        return images
+        pictures = ContextPictures(self._images, chosen, spacing, in_pieces=len(pieces) > 1)
+        return RayBlend.joined([self._blend(origin, piece, guide, chosen, prior, pictures) for piece in pieces])
 
     def _blend(
         self,
@@ -247,12 +248,12 @@ class BlendField(nn.Module):
         guide: SurfaceGuide,
         chosen: Int[Tensor, "contexts"],
         prior: Float[Tensor, "contexts"],
-        images: Float[Tensor, "contexts 3 height width"],
+        pictures: ContextPictures,
     ) -> RayBlend:
         assert self.scene is not None
         spread = self.config.sample_spread
         rho = place_samples(guide.lookup(rays), spread, 0.01 * spread * self._typical)
         forbidden = None if self._forbidden is None else self._forbidden[chosen]
         depths = self._depths[chosen]
-        seen = sample_contexts(origin, rays, rho, self._c2w[chosen], self.scene.camera, images, depths, forbidden)
+        seen = sample_contexts(origin, rays, rho, self._c2w[chosen], self.scene.camera, pictures, depths, forbidden)
         return self.weights(seen, prior, rho)

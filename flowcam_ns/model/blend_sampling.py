@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.camera import Camera
+from flowcam_ns.model.blend_pictures import ContextPictures
 
 NEAREST_Z = 1e-2
 REFERENCE_SIDE = 512
@@ -54,7 +55,7 @@ def sample_contexts(
     rho: Float[Tensor, "rays samples"],
     c2w: Float[Tensor, "contexts 4 4"],
     camera: Camera,
-    images: Float[Tensor, "contexts 3 height width"],
+    pictures: ContextPictures,
     depths: Float[Tensor, "contexts 2 h w"],
     forbidden: Bool[Tensor, "contexts height width"] | None = None,
 ) -> ContextSamples:
@@ -71,13 +72,12 @@ def sample_contexts(
     if forbidden is not None:
         share = F.grid_sample(forbidden[:, None].float(), grid.detach(), align_corners=False)[:, 0]
         inside = inside * (share < LEAST_FORBIDDEN)
-    colours = F.grid_sample(images, grid, mode="bicubic", align_corners=False, padding_mode="border")
     found = F.grid_sample(depths, grid, mode="bilinear", align_corners=False, padding_mode="border")
     own = rho[None] / z
     difference = own - found[:, 0]
     baseline = shift.norm(dim=-1)[:, None, None]
     return ContextSamples(
-        colours=colours.permute(0, 2, 3, 1),
+        colours=pictures.sample(grid),
         misfit_px=difference * baseline * camera.fx * (REFERENCE_SIDE / max(camera.width, camera.height)),
         relative_misfit=difference / (torch.maximum(own, found[:, 0]) + 1e-6),
         trust=found[:, 1],
@@ -86,7 +86,10 @@ def sample_contexts(
 
 
 def forbidden_pixels(masks: Bool[Tensor, "frames height width"]) -> Bool[Tensor, "frames height width"]:
-    """Pixels that a mask forbids, and those around them: the bicubic kernel of colours reaches two pixels far."""
+    """Pixels that a mask forbids, and those around them: the bicubic kernel of colours reaches two pixels far.
+
+    The filter before it reaches one farther, with a hundredth of a pixel's weight.
+    """
     # Frame by frame: in floats, a long video's masks would take as much memory as its pictures.
     grown = [F.max_pool2d((~mask[None, None]).float(), 5, 1, 2)[0, 0] > 0 for mask in masks]
     return torch.stack(grown)

@@ -140,23 +140,25 @@ class FlowCamModel(Model):
 
     def rebuild_scene(self) -> None:
         """Hand the field its frames, from the buffers (after a solve or a checkpoint)."""
+        frames, view = self.kwargs["metadata"]["frames"], self.kwargs["metadata"]["render_size"]
+        self.field.set_scene(self.scene_of_size(*frames.own_size_within(self.config.blend.context_scale * max(view))))
+
+    def scene_of_size(self, width: int, height: int) -> ContextScene:
+        """The frames as a field reads them, resized to `width` x `height` px."""
         metadata: dict[str, Any] = self.kwargs["metadata"]
         estimated = self.camera_optimizer.cameras()
-        width, height = metadata["render_size"]
         inverse_depth, confidence = self.scene_depth.depth()
         usable = estimated.posed.clone()
         usable[list(metadata["held_out"])] = False
         masks = metadata["frames"].masks(width, height)
-        self.field.set_scene(
-            ContextScene(
-                images=torch.from_numpy(metadata["frames"].images(width, height)),
-                c2w=estimated.c2w,
-                camera=estimated.camera.scaled_to(width, height),
-                inverse_depth=inverse_depth,
-                confidence=confidence,
-                usable=usable,
-                masks=None if masks is None else torch.from_numpy(masks),
-            )
+        return ContextScene(
+            images=torch.from_numpy(metadata["frames"].images(width, height)),
+            c2w=estimated.c2w,
+            camera=estimated.camera.scaled_to(width, height),
+            inverse_depth=inverse_depth,
+            confidence=confidence,
+            usable=usable,
+            masks=None if masks is None else torch.from_numpy(masks),
         )
 
     def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -191,13 +193,13 @@ class FlowCamModel(Model):
         height, width = camera_ray_bundle.origins.shape[:2]
         bundle = camera_ray_bundle.to(self.device)
         view = self._view_of(bundle)
-        guide = self._guide(bundle, view)
+        guide, spacing = self._guide(bundle, view), self._spacing(bundle, view)
         band = max(self.config.eval_num_rays_per_chunk // width // 2 * 2, 2)
         pieces: list[dict[str, Tensor]] = []
         for top in range(0, height, band):
             # The field's image network sees a few rows beyond the band, or bands would show.
             first, last = max(top - BAND_MARGIN, 0), min(top + band + BAND_MARGIN, height)
-            rendered = self._render(bundle[first:last], view, guide)
+            rendered = self._render(bundle[first:last], view, guide, spacing)
             pieces.append({name: value[top - first :][:band] for name, value in rendered.items()})
         return {name: torch.cat([piece[name] for piece in pieces]).to(device) for name in pieces[0]}
 
@@ -230,7 +232,8 @@ class FlowCamModel(Model):
         scene = self.field.scene
         images = {"img": torch.cat([truth, rendered], dim=1)}
         if scene is not None:
-            copy = nearest_frame_copy(scene, int(batch["frame_index"])).to(truth)
+            height, width = truth.shape[:2]
+            copy = nearest_frame_copy(scene, int(batch["frame_index"]), (height, width)).to(truth)
             copied, _ = _without_masked(copy, batch)
             scores |= {f"nearest_{name}": value for name, value in self.scores(copied, truth).items()}
         for name in ("accumulation", "depth", "confidence"):
@@ -258,14 +261,18 @@ class FlowCamModel(Model):
         pitch = pixel_pitch(bundle.directions) if bundle.directions.ndim == 3 else 0.0
         return self.field.guide_for(view.pose[:3, 3], directions, forward, view.frame, pitch)
 
-    def _render(self, bundle: RayBundle, view: View, guide: Any = None) -> dict[str, Tensor]:
+    def _spacing(self, bundle: RayBundle, view: View) -> float | None:
+        return None if self.field.scene is None else self.field.spacing_of(bundle.directions, view.pose[:3, 2])
+
+    def _render(
+        self, bundle: RayBundle, view: View, guide: Any = None, spacing: float | None = None
+    ) -> dict[str, Tensor]:
         if self.field.scene is None:
             return self._blank(bundle)
         if self.training and view.frame is not None:
             guide = self.field.training_guide(view.frame)
-        outputs = self.field(
-            bundle.origins, bundle.directions, exclude=view.frame, forward=view.pose[:3, 2], guide=guide
-        )
+        axis = view.pose[:3, 2]
+        outputs = self.field(bundle.origins, bundle.directions, view.frame, axis, guide, spacing)
         if not self.training:
             outputs |= self._geometry(bundle, view, outputs["depth"])
             # nerfstudio's TSDF fusion leaves out what has depth 0.

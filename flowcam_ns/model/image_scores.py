@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -55,10 +56,17 @@ class ImageScores:
         return self._lpips
 
 
-def nearest_frame_copy(scene: ContextScene, frame: int) -> Float[Tensor, "height width 3"]:
-    """The usable frame whose number is nearest to `frame` (the earlier of two), as an image in 0..1."""
+def nearest_frame_copy(
+    scene: ContextScene, frame: int, size: tuple[int, int] | None = None
+) -> Float[Tensor, "height width 3"]:
+    """The usable frame whose number is nearest to `frame` (the earlier of two), as an image in 0..1 of `size` (height,
+    width); that of the scene's images by default.
+    """
     candidates = scene.usable.cpu().clone()
     candidates[frame] = False
     others = candidates.nonzero()[:, 0]
-    nearest = int(others[(others - frame).abs().argmin()])
-    return scene.images[nearest].float() / 255
+    nearest = scene.images[int(others[(others - frame).abs().argmin()])]
+    if size is not None and size != nearest.shape[:2]:
+        resized = cv2.resize(nearest.cpu().numpy(), (size[1], size[0]), interpolation=cv2.INTER_AREA)
+        nearest = torch.from_numpy(resized)
+    return nearest.float() / 255

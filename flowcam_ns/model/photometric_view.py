@@ -11,29 +11,32 @@ from flowcam_ns.alignment.photometric import PhotometricView, places
 from flowcam_ns.alignment.problem import FlowProblem
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.model.blend_field import BlendField
+from flowcam_ns.model.blend_sampling import REFERENCE_SIDE
 
 LUMINANCE = (0.299, 0.587, 0.114)
 CELL = 32
-"""Side of the cells that share a depth error, px."""
+"""Side of the cells that share a depth error, px of an image with a long side of about `REFERENCE_SIDE`."""
 BORDER = 0.98
 """Places farther out than this share of a context's half size have no gradient."""
 
 
 @torch.no_grad()
 def photometric_view(field: BlendField, frame: int, lens: Float[Tensor, "lens"], stride: int) -> PhotometricView:
-    """Every `stride`-th pixel of a frame that may be shown, rendered from the others.
+    """Pixels of a frame that may be shown, rendered from the others; as many of a large frame as of a small one.
 
     Args:
         field: with its scene.
         frame: a usable frame; it lends itself nothing.
         lens: the scene's lens as the solver has it.
-        stride: px.
+        stride: between them, in px of an image with a long side of about `REFERENCE_SIDE`.
     """
     scene = field.scene
     if scene is None or not bool(scene.usable[frame]):
         raise FlowCamError("only frames that are not held out can be compared with their rendering")
     device = field.device
     height, width = scene.images.shape[1:3]
+    larger = max(1, round(max(width, height) / REFERENCE_SIDE))
+    stride, cell = stride * larger, CELL * larger
     rows, columns = torch.arange(stride // 2, height, stride), torch.arange(stride // 2, width, stride)
     y, x = (v.flatten() for v in torch.meshgrid(rows, columns, indexing="ij"))
     pixels = torch.stack([x, y], dim=-1).to(device) + 0.5
@@ -65,7 +68,7 @@ def photometric_view(field: BlendField, frame: int, lens: Float[Tensor, "lens"],
     confidence = blend.confidence.cpu().clamp(0, 1)
     if scene.masks is not None:
         confidence = confidence * scene.masks[frame, y, x].cpu()
-    cells = (y // CELL) * (width // CELL + 1) + x // CELL
+    cells = (y // cell) * (width // cell + 1) + x // cell
     return PhotometricView(
         problem, inverse_depth, gradient[:, :, 0] * side, weights, shown - own, own, confidence, cells
     )

@@ -16,6 +16,6 @@ class JointRefinementConfig:
     lens: bool = False
     """Refine the lens too. Pictures can tell it worse than flow does."""
     stride: int = 4
-    """Every such pixel is compared, in both directions."""
+    """Every such pixel is compared, in both directions, of an image with a long side of about 512 px."""
     most_frames: int = 64
     """Training frames that are compared in one step."""

@@ -73,8 +73,9 @@ def ours(task: Task) -> list[Views]:
     _, pipeline, _, _ = eval_setup(config, test_mode="test")
     assert isinstance(pipeline, FlowCamPipeline)
     model, dataset = pipeline.flowcam, pipeline.datamanager.eval_dataset
-    scene = model.field.scene
-    assert scene is not None
+    height, width = task.frames[0].shape[:2]
+    # What the others are compared with reads frames of the size that is scored.
+    scene = model.scene_of_size(width, height)
     rendered = Views("flowcam", seconds=seconds)
     begun = time.monotonic()
     for row, frame in enumerate(dataset.metadata["frame_index"].tolist()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -83,6 +84,21 @@ def test_resized_frames_average_what_they_cover(clip: SyntheticClip) -> None:
     half = shared.images(WIDTH // 2, HEIGHT // 2)
     boxes = clip.rgb.reshape(COUNT, HEIGHT // 2, 2, WIDTH // 2, 2, 3).mean(axis=(2, 4))
     assert np.abs(half - boxes).max() <= 1
+
+
+def test_frames_and_masks_at_their_own_size_and_at_two_others_are_made_once(clip: SyntheticClip) -> None:
+    """The datasets read one size while the field reads another."""
+    masks = np.ones((COUNT, HEIGHT, WIDTH), dtype=bool)
+    shared = SharedFrames(dataclasses.replace(clip.to_frames(), masks=masks))
+    assert shared.masks(WIDTH, HEIGHT) is masks
+    assert shared.own_size_within(WIDTH) == shared.own_size_within(10 * WIDTH) == (WIDTH, HEIGHT)
+    views, contexts = shared.size_within(WIDTH // 4), shared.own_size_within(WIDTH // 2)
+    first, second = shared.images(*views), shared.images(*contexts)
+    assert shared.images(*views) is first
+    assert shared.images(*contexts) is second
+    shared.images(WIDTH - 2, HEIGHT)
+    assert shared.images(*contexts) is second
+    assert shared.images(*views) is not first, "memory is bounded"
 
 
 def test_missing_input_is_a_clear_error(tmp_path: Path) -> None:

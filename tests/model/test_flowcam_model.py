@@ -41,12 +41,14 @@ def clip() -> SyntheticClip:
     return make_clip("orbit", seed=1, frames=COUNT, width=WIDTH, height=HEIGHT)
 
 
-def new_model(clip: SyntheticClip, shared: SharedFrames | None = None) -> FlowCamModel:
+def new_model(
+    clip: SyntheticClip, shared: SharedFrames | None = None, view: tuple[int, int] = (WIDTH, HEIGHT)
+) -> FlowCamModel:
     metadata = {
         "frames": shared or SharedFrames(clip.to_frames()),
         "frame_count": COUNT,
         "held_out": HELD_OUT,
-        "render_size": (WIDTH, HEIGHT),
+        "render_size": view,
     }
     box = SceneBox(aabb=torch.tensor([[-1.0] * 3, [1.0] * 3]))
     config = FlowCamModelConfig(eval_num_rays_per_chunk=WIDTH * 20)
@@ -165,6 +167,42 @@ def test_bands_leave_no_seams(clip: SyntheticClip, model: FlowCamModel) -> None:
     model.config = whole_config
     for name in OUTPUTS:
         assert torch.allclose(banded[name], whole[name], atol=1e-4), name
+
+
+def test_views_smaller_than_the_frames_are_blended_from_the_frames_themselves(clip: SyntheticClip) -> None:
+    """In bands as well as whole; the copy that they are compared with has their size."""
+    shared = SharedFrames(clip.to_frames())
+    view = WIDTH // 2, HEIGHT // 2
+    model = new_model(clip, shared, view)
+    cameras = EstimatedCameras(torch.from_numpy(clip.c2w), clip.camera, torch.ones(COUNT, dtype=torch.bool))
+    inverse_depth = 1 / torch.from_numpy(clip.depth)
+    model.adopt(cameras, inverse_depth, torch.ones_like(inverse_depth))
+    scene = model.field.scene
+    assert scene is not None
+    assert scene.images.data_ptr() == shared.frames.images.ctypes.data
+    assert scene.camera == clip.camera
+    camera = camera_of(clip, 3, named=True)
+    camera.rescale_output_resolution(0.5)
+    outputs = model.get_outputs_for_camera(camera)
+    model.config = dataclasses.replace(model.config, eval_num_rays_per_chunk=view[0] * 6)
+    banded = model.get_outputs_for_camera(camera)
+    assert torch.allclose(banded["rgb"], outputs["rgb"], atol=1e-4)
+    truth = torch.from_numpy(shared.images(*view)[3]).float() / 255
+    scores, _ = model.get_image_metrics_and_images(outputs, {"image": truth, "frame_index": torch.tensor(3)})
+    nearest = torch.from_numpy(shared.images(*view)[2]).float() / 255
+    assert scores["nearest_psnr"] == pytest.approx(model.scores(nearest, truth)["psnr"])
+
+
+@pytest.mark.parametrize(("scale", "size"), [(0.5, (24, 16)), (1.0, (48, 32)), (3.0, (WIDTH, HEIGHT))])
+def test_the_frames_size_is_bounded(clip: SyntheticClip, scale: float, size: tuple[int, int]) -> None:
+    model = new_model(clip, view=(48, 32))
+    model.config.blend.context_scale = scale
+    cameras = EstimatedCameras(torch.from_numpy(clip.c2w), clip.camera, torch.ones(COUNT, dtype=torch.bool))
+    model.adopt(cameras, 1 / torch.from_numpy(clip.depth), torch.ones(clip.depth.shape))
+    scene = model.field.scene
+    assert scene is not None
+    assert (scene.camera.width, scene.camera.height) == size
+    assert scene.images.shape[1:3] == size[::-1]
 
 
 def test_a_training_frame_never_lends_itself_colour(clip: SyntheticClip) -> None:

@@ -149,3 +149,18 @@ def test_a_held_out_frame_is_never_compared(clip: SyntheticClip) -> None:
     truth = torch.from_numpy(clip.c2w).double()
     with pytest.raises(FlowCamError, match="held out"):
         photometric_view(field_at(clip, truth), HELD_OUT, lens_from_camera(clip.camera), 2)
+
+
+def test_large_frames_are_compared_in_as_many_pixels_as_small_ones(clip: SyntheticClip) -> None:
+    c2w = torch.from_numpy(clip.c2w).double()
+    depth = 1 / torch.from_numpy(clip.depth)
+    found: list[tuple[int, int]] = []
+    for width, height in ((480, 270), (960, 540)):
+        images = torch.zeros(COUNT, height, width, 3, dtype=torch.uint8)
+        field = BlendField(BlendFieldConfig(refiner_width=0))
+        lens = clip.camera.scaled_to(width, height)
+        field.set_scene(ContextScene(images, c2w, lens, depth, torch.ones_like(depth), torch.ones(COUNT) > 0))
+        view = photometric_view(field, 5, lens_from_camera(lens), stride=4)
+        found.append((view.brightness.numel(), len(view.cells.unique())))
+    assert found[1][0] == pytest.approx(found[0][0], rel=0.02)
+    assert found[0][1] == found[1][1]
