@@ -36,8 +36,8 @@ CROSS_FRAMES, CROSS_PAIRS = 12, 2
 """
 CROSS_OVERLAP = 0.25
 """Least share of a frame's points that the frame across the bridge must see."""
-CONFIRMED = 0.3
-"""Share of those pairs whose flow must be trustworthy for the tie to be believed."""
+CONFIRMED, ENOUGH = 0.3, 4
+"""Share of those pairs whose flow must be trustworthy for the tie to be believed; of many pairs, so many do."""
 MAX_SINGLE_FRAMES = 64
 """Single frames tried at most; a video with more of them is beyond mending."""
 
@@ -160,7 +160,7 @@ class _Ties:
             predict = FlowPrediction(self.video.store, self.video.few[frames], frames, state)
             crossing = measure_far_pairs(self.video.store, self.video.points, predict, pairs)
         good = set() if crossing is None else {(min(pair), max(pair)) for pair in crossing.pairs}
-        if crossing is None or len(good) < max(1, CONFIRMED * len(pairs)):
+        if crossing is None or len(good) < min(max(1, CONFIRMED * len(pairs)), ENOUGH):
             self._refuse(tied.frames.tolist(), "features match those of other frames, but flow does not confirm it")
             return False
         self.crossing = crossing if self.crossing is None else self.crossing + crossing
