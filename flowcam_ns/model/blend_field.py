@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.camera import Camera
+from flowcam_ns.geometry.precision import full_precision
 from flowcam_ns.model.blend_context import choose_contexts, frame_colours
 from flowcam_ns.model.blend_guide import SurfaceGuide, build_guide
 from flowcam_ns.model.blend_pictures import ContextPictures, pixel_spacing
@@ -170,7 +171,7 @@ class BlendField(nn.Module):
             if len(self._guides) >= KEPT_GUIDES:
                 self._guides.pop(next(iter(self._guides)))
             pose = self._c2w[target]
-            directions = self.depth_rays.reshape(-1, 3) @ pose[:3, :3].T
+            directions = _turned(self.depth_rays.reshape(-1, 3), pose)
             self._guides[target] = self.guide_for(pose[:3, 3], directions, pose[:3, 2], target)
         return self._guides[target]
 
@@ -257,3 +258,9 @@ class BlendField(nn.Module):
         depths = self._depths[chosen]
         seen = sample_contexts(origin, rays, rho, self._c2w[chosen], self.scene.camera, pictures, depths, forbidden)
         return self.weights(seen, prior, rho)
+
+
+@full_precision
+def _turned(rays: Float[Tensor, "rays 3"], c2w: Float[Tensor, "4 4"]) -> Float[Tensor, "rays 3"]:
+    """A camera's rays in the world."""
+    return rays @ c2w[:3, :3].T

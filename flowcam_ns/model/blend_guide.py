@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from flowcam_ns.geometry.precision import full_precision
+
 MAX_SIDE = 1024
 NARROWEST_COS = 0.2
 AGREEMENT = 0.04
@@ -32,6 +34,7 @@ class SurfaceGuide:
     layers: Float[Tensor, "3 h w"]
     """Nearest (largest), most likely and farthest (smallest) inverse depth."""
 
+    @full_precision
     def lookup(self, directions: Float[Tensor, "rays 3"]) -> Float[Tensor, "rays 3"]:
         """The three layers as inverse distance along unit rays."""
         local = directions @ self.world_to_guide.T
@@ -60,6 +63,7 @@ def view_rotation(forward: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
     return torch.stack([x, torch.linalg.cross(forward, x), forward])
 
 
+@full_precision
 def build_guide(
     origin: Float[Tensor, "3"],
     directions: Float[Tensor, "rays 3"],

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.camera import Camera
+from flowcam_ns.geometry.precision import full_precision
 from flowcam_ns.model.blend_pictures import ContextPictures
 
 NEAREST_Z = 1e-2
@@ -49,6 +50,7 @@ def place_samples(layers: Float[Tensor, "rays 3"], spread: float, floor: float) 
     return torch.sort(samples, dim=-1, descending=True).values
 
 
+@full_precision
 def sample_contexts(
     origin: Float[Tensor, "3"],
     directions: Float[Tensor, "rays 3"],

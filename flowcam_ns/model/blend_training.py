@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.camera import Camera
+from flowcam_ns.geometry.precision import full_precision
 from flowcam_ns.model.blend_field import BlendField
 
 PATCH = 64
@@ -45,6 +46,7 @@ def patch_losses(rgb: Float[Tensor, "h w 3"], truth: Float[Tensor, "h w 3"]) -> 
     return {"rgb": error.abs().mean(), "gradient": GRADIENT_WEIGHT * (across.abs().mean() + down.abs().mean())}
 
 
+@full_precision
 def camera_rays(
     camera: Camera, c2w: Float[Tensor, "4 4"], window: tuple[int, int, int, int] | None = None
 ) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "h w 3"], Float[Tensor, "3"]]:

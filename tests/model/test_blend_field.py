@@ -114,6 +114,14 @@ def test_random_rays_and_pieces_show_what_the_whole_view_shows(scene: ContextSce
     assert (some - whole[rows]).abs().mean() < 0.01
 
 
+def test_mixed_precision_moves_no_pixel(scene: ContextScene) -> None:
+    field = field_of(scene)
+    exact = render(field, scene.c2w[2], exclude=2)["rgb"]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = render(field, scene.c2w[2], exclude=2)["rgb"]
+    assert psnr(exact, mixed) > 60
+
+
 def test_points_at_infinity_stay_with_their_direction(scene: ContextScene) -> None:
     """Sky: with inverse depth 0 everywhere, a camera that moved without turning sees the same picture."""
     far = torch.zeros_like(scene.inverse_depth)
