@@ -25,7 +25,7 @@ import tyro
 
 from _benchmark.calibration_table import INDEPENDENT, Case, calibration_section, synthetic_cases
 from _benchmark.comparison import Race, accuracy_section, cost_section, total_times
-from _benchmark.hard import VARIANTS, harder
+from _benchmark.hard import VARIANTS, Variant, harder
 from _benchmark.judge_table import judge_rows, judge_section
 from _benchmark.long import long_section
 from _benchmark.machine import describe_machine
@@ -68,6 +68,8 @@ class BenchmarkOptions:
     """Seeds of the synthetic scenes; every motion is filmed in each."""
     hard_methods: tuple[Method, ...] = ("ours", "colmap")
     """Who takes part where the sequences are made harder."""
+    variants: tuple[Variant, ...] = VARIANTS
+    """In which ways they are."""
     stable: tuple[str, ...] = ("flip_phone_desk", "redkitchen_a", "box_realsense")
     """Sequences that are also given reversed, smaller, and with frames left out, unless `sequences` names others."""
     long_frames: tuple[int, ...] = (250, 500, 1000)
@@ -128,7 +130,7 @@ def hard_section(options: BenchmarkOptions, methods: tuple[Method, ...]) -> Sect
     """The sequences made harder, one row for each method."""
     races = []
     for sequence in load_sequences(options, options.sequences or all_names(options.data)):
-        for variant in VARIANTS:
+        for variant in options.variants:
             with tempfile.TemporaryDirectory(prefix="flowcam-benchmark-") as scratch:
                 races.append(run_race(harder(sequence, variant, Path(scratch) / "cut"), methods, options))
     section = accuracy_section(races)

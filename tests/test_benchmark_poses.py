@@ -18,7 +18,7 @@ from _benchmark.command import run
 from _benchmark.comparison import Race, accuracy_section, cost_section, total_times
 from _benchmark.epipolar import GAPS, PAIRS_PER_GAP, Candidate, judge, match_features, sampson_error, spread_pairs
 from _benchmark.estimate import Estimate
-from _benchmark.hard import VARIANTS, harder
+from _benchmark.hard import VARIANTS, Variant, harder
 from _benchmark.judge_table import TRUTH, judge_rows
 from _benchmark.long import long_section, loop_ends, loop_gap
 from _benchmark.methods import Outcome, run_method
@@ -331,10 +331,16 @@ def test_a_focal_length_said_to_be_known_must_hold(clip: SyntheticClip) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_harder_version_has_the_truth_of_its_own_frames(dataset: Path, tmp_path: Path, variant: str) -> None:
+def test_a_harder_version_has_the_truth_of_its_own_frames(dataset: Path, tmp_path: Path, variant: Variant) -> None:
     sequence = load_sequence(dataset, "clip")
     made = harder(sequence, variant, tmp_path / "cut")
-    which = {"every third frame": [0, 3, 6, 9, 12], "first third": [0, 1, 2, 3], "middle third": [4, 5, 6, 7]}
+    which = {
+        "every third frame": [0, 3, 6, 9, 12],
+        "first third": [0, 1, 2, 3],
+        "middle third": [4, 5, 6, 7],
+        "every fourth frame": [0, 4, 8, 12],
+        "every third frame backwards": [FRAMES - 1 - k for k in range(0, FRAMES, 3)],
+    }
     kept = which.get(variant, list(range(FRAMES)))
     assert made.name == f"clip, {variant}"
     assert len(made.files) == len(made.frames) == len(kept)
@@ -347,6 +353,11 @@ def test_a_harder_version_has_the_truth_of_its_own_frames(dataset: Path, tmp_pat
         assert image is not None
         assert np.array_equal(image[..., ::-1], sequence.frames.images[4][:, :256])
         assert lens == replace(whole, width=256)
+    elif variant == "dark":
+        image = cv2.imread(str(made.files[4]))
+        assert image is not None
+        assert np.abs(image[..., ::-1] - 0.15 * sequence.frames.images[4]).max() <= 0.51
+        assert lens == whole
     else:
         assert made.files == [sequence.files[i] for i in kept]
         assert lens == whole

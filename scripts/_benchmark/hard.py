@@ -1,34 +1,51 @@
 """The recorded sequences made harder, in ways that people's videos are: few frames a second, pictures cut out of larger
-ones, short pieces. The truth is known as well as that of the whole sequence.
+ones, short pieces, night. The truth is known as well as that of the whole sequence.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 
 from _benchmark.sequences import RecordedSequence
 
 THIRD = 3
 CUT = 0.2
 """Share of the long side that is cut away, so that the lens no longer looks through the middle of the picture."""
-VARIANTS = ("every third frame", "one side cut off", "first third", "middle third")
+DARK = 0.15
+"""Share of the brightness that is left of a video taken at night; eight bits keep little of it."""
+Variant = Literal[
+    "every third frame",
+    "one side cut off",
+    "first third",
+    "middle third",
+    "every fourth frame",
+    "every third frame backwards",
+    "dark",
+]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 
-def harder(sequence: RecordedSequence, variant: str, folder: Path) -> RecordedSequence:
+def harder(sequence: RecordedSequence, variant: Variant, folder: Path) -> RecordedSequence:
     """The sequence made harder; images that are not files yet are written into `folder`."""
     if variant == "one side cut off":
         return _cut(sequence, folder)
-    count = len(sequence.files)
-    start, stop, step = {
-        "every third frame": (0, count, THIRD),
-        "first third": (0, count // THIRD, 1),
-        "middle third": (count // THIRD, 2 * (count // THIRD), 1),
+    if variant == "dark":
+        return _darkened(sequence, folder)
+    everything = list(range(len(sequence.files)))
+    third = len(everything) // THIRD
+    kept = {
+        "every third frame": everything[::THIRD],
+        "first third": everything[:third],
+        "middle third": everything[third : 2 * third],
+        "every fourth frame": everything[:: THIRD + 1],
+        "every third frame backwards": everything[::-THIRD],
     }[variant]
-    kept = list(range(start, stop, step))
     frames, truth = sequence.frames, sequence.truth
     return RecordedSequence(
         f"{sequence.name}, {variant}",
@@ -53,14 +70,24 @@ def _cut(sequence: RecordedSequence, folder: Path) -> RecordedSequence:
     else:
         height = int(height * (1 - CUT)) // 2 * 2
     images = np.ascontiguousarray(frames.images[:, :height, :width])
-    folder.mkdir(parents=True)
-    files = [folder / f"{index:06}.png" for index in range(len(images))]
-    for file, image in zip(files, images, strict=True):
-        cv2.imwrite(str(file), image[..., ::-1])
     # The upper left corner stays, so the principal point stays at the same pixel.
     camera = None if truth.camera is None else replace(truth.camera, width=width, height=height)
     return RecordedSequence(
         f"{sequence.name}, one side cut off",
         replace(frames, images=images, masks=None, ground_truth=replace(truth, camera=camera)),
-        files,
+        _written(images, folder),
     )
+
+
+def _darkened(sequence: RecordedSequence, folder: Path) -> RecordedSequence:
+    images = np.stack([(image * DARK).round().astype(np.uint8) for image in sequence.frames.images])
+    frames = replace(sequence.frames, images=images, masks=None)
+    return RecordedSequence(f"{sequence.name}, dark", frames, _written(images, folder))
+
+
+def _written(images: UInt8[np.ndarray, "frames height width 3"], folder: Path) -> list[Path]:
+    folder.mkdir(parents=True)
+    files = [folder / f"{index:06}.png" for index in range(len(images))]
+    for file, image in zip(files, images, strict=True):
+        cv2.imwrite(str(file), image[..., ::-1])
+    return files
