@@ -47,7 +47,7 @@ def tie_part(known: KnownPart, other: KnownPart, seen: list[Resection]) -> Part 
     if not seen:
         return None
     matches = [_Matches.of(other, resection) for resection in seen]
-    tolerance = RANSAC_SLACK * INLIER / float(known.part.state.lens[0].exp())
+    tolerance = tolerance_under(known.part.state.lens)
     starts = [match.similarity() for match in matches if match.scale is not None]
     if not starts:
         return None
@@ -59,6 +59,11 @@ def tie_part(known: KnownPart, other: KnownPart, seen: list[Resection]) -> Part 
     if agreeing(best) < max(MIN_INLIERS, MIN_SHARE * sum(len(match.ray) for match in matches)):
         return None
     return moved(other.part, best, known.part.state.lens)
+
+
+def tolerance_under(lens: Float[Tensor, "lens"]) -> float:
+    """How far (x/z, y/z) a match may lie from where a motion puts it that was told by other matches."""
+    return RANSAC_SLACK * INLIER / float(lens[0].exp())
 
 
 def scale_seen(other: KnownPart, resection: Resection) -> float | None:
@@ -82,7 +87,7 @@ def tie_frame(known: KnownPart, seen: list[Resection], points: Float64[np.ndarra
     `points` are the frame's points as rays (x/z, y/z); all of `seen` are of this frame.
     """
     best = max(seen, key=lambda resection: len(resection.rays))
-    tolerance = RANSAC_SLACK * INLIER / float(known.part.state.lens[0].exp())
+    tolerance = tolerance_under(known.part.state.lens)
     rays, inverse = [], []
     for resection in seen:
         kept = agreement(resection.points_world, resection.rays, best.T_cam_world, tolerance)

@@ -15,14 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowcam_ns.alignment.chunks import over_chunks
-from flowcam_ns.alignment.grow import INLIER as EXPLAINED
-from flowcam_ns.alignment.grow import TRUSTED, Segment
+from flowcam_ns.alignment.grow import INLIER, TRUSTED, Segment
 from flowcam_ns.alignment.linearize import residuals
 from flowcam_ns.alignment.part import Part
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
-from flowcam_ns.alignment.resection import INLIER, KnownPart, agreement, resect
+from flowcam_ns.alignment.resection import KnownPart, agreement, resect
 from flowcam_ns.alignment.segments import segment_problem
-from flowcam_ns.alignment.tie import RANSAC_SLACK
+from flowcam_ns.alignment.tie import tolerance_under
 from flowcam_ns.flow.features import Features
 from flowcam_ns.flow.store import FlowStore
 
@@ -80,9 +79,8 @@ class LinkTester:
         seen = resect(known, frame, by)
         if seen is None:
             return None
-        tolerance = RANSAC_SLACK * INLIER / float(segment.state.lens[0].exp())
         pose = np.linalg.inv(segment.state.c2w[frame].double().numpy())
-        return bool(agreement(seen.points_world, seen.rays, pose, tolerance).mean() > AGREE)
+        return bool(agreement(seen.points_world, seen.rays, pose, tolerance_under(segment.state.lens)).mean() > AGREE)
 
 
 def _contradicted(votes: dict[tuple[int, int], bool], at: int) -> bool:
@@ -98,15 +96,13 @@ def link_strength(problem: FlowProblem, state: FlowState) -> Float[Tensor, "fram
 
     def explain(chunk: FlowProblem, part: FlowState) -> tuple[Tensor, Tensor, Tensor]:
         error, valid = residuals(chunk, part)
-        good = (chunk.confidence > TRUSTED) & valid & (error.norm(dim=-2) < EXPLAINED)
+        good = (chunk.confidence > TRUSTED) & valid & (error.norm(dim=-2) < INLIER)
         return chunk.sources[:, None].expand_as(chunk.neighbours), chunk.neighbours, good.double().mean(-1)
 
     strength = torch.zeros(len(state.c2w) - 1, dtype=torch.float64)
     for sources, targets, shares in over_chunks(problem, state, explain):
-        low, high = (
-            torch.minimum(sources, targets).flatten().tolist(),
-            torch.maximum(sources, targets).flatten().tolist(),
-        )
-        for first, last, share in zip(low, high, shares.flatten().tolist(), strict=True):
-            strength[first:last] = strength[first:last].clamp(min=share)
+        pairs = (values.flatten().tolist() for values in (sources, targets, shares))
+        for i, j, share in zip(*pairs, strict=True):
+            step = slice(min(i, j), max(i, j))
+            strength[step] = strength[step].clamp(min=share)
     return strength
