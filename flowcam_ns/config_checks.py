@@ -40,6 +40,11 @@ def check_options(datamanager: FlowCamDataManagerConfig | FlowCamSplatDataManage
         )
     if not isinstance(model, FlowCamModelConfig):
         return
+    if model.views == "latent" and model.network.paper:
+        raise FlowCamError(
+            "pipeline.model.views latent and pipeline.model.network.paper exclude each other: as published, the "
+            "network is trained on the colours of all frames, so no view of its own field would be held out"
+        )
     _check_idle("pipeline.datamanager", datamanager, IDLE_DATA)
     _check_idle("pipeline.model", model, IDLE_MODEL)
     _check_idle(

@@ -32,6 +32,7 @@ from flowcam_ns.geometry.metrics import score_trajectory
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
 from flowcam_ns.model.checkpoint import read_checkpoint
 from flowcam_ns.model.flowcam_model import FlowCamModel, FlowCamModelConfig
+from flowcam_ns.model.view import View
 from flowcam_ns.startup import export_hint, process_age
 from flowcam_ns.viewer.panel import FlowCamPanel
 from flowcam_ns.viewer.uncertainty import colours, describe
@@ -134,17 +135,23 @@ class FlowCamPipeline(VanillaPipeline):
         network = self.flowcam.network
         assert network is not None
         if network.needs_video:
-            frames, cameras = self.datamanager.frames, self.flowcam.camera_optimizer.cameras()
-            posed = longest_run(cameras.posed)
-            from flowcam_ns.alignment.estimate import flow_store
+            self.teach_network()
+        return network.step(with_colours=self.config.model.views == "blend")
 
-            store = flow_store(frames, self.config.alignment)
-            if self.config.model.checkpoint is not None and self.config.model.checkpoint.is_file():
-                store = network_flow(frames, read_checkpoint(self.config.model.checkpoint), self.config.alignment)
-            side = self.config.model.network.long_side
-            video = network_video(frames, store, cameras.camera, posed, side, self.device)
-            network.teach(video, cameras.c2w[posed], self.flowcam.scene_depth.depth()[0])
-        return network.step()
+    def teach_network(self) -> None:
+        """Give the network the posed frames at its size, with their flow; views that it renders need them too."""
+        from flowcam_ns.alignment.estimate import flow_store
+
+        network = self.flowcam.network
+        assert network is not None
+        frames, cameras = self.datamanager.frames, self.flowcam.camera_optimizer.cameras()
+        posed = longest_run(cameras.posed)
+        store = flow_store(frames, self.config.alignment)
+        if self.config.model.checkpoint is not None and self.config.model.checkpoint.is_file():
+            store = network_flow(frames, read_checkpoint(self.config.model.checkpoint), self.config.alignment)
+        side = self.config.model.network.long_side
+        video = network_video(frames, store, cameras.camera, posed, side, self.device)
+        network.teach(video, cameras.c2w[posed], self.flowcam.scene_depth.depth()[0], posed.start)
 
     def _solve(self) -> None:
         frames = self.datamanager.frames
@@ -168,6 +175,8 @@ class FlowCamPipeline(VanillaPipeline):
             solved = reconstruct(frames, held_out, self.config.alignment, report, paper, checkpoint, joint)
         self._alignment = solved.alignment
         self.flowcam.adopt(solved.cameras, solved.inverse_depth, solved.confidence, solved.alignment.information)
+        if self.config.model.views == "latent":
+            self.teach_network()
         self._spread_cameras(solved.cameras)
         if self._run_folder is not None:
             write_run_files(self._run_folder, frames, solved.alignment)
@@ -203,11 +212,9 @@ class FlowCamPipeline(VanillaPipeline):
 
     def _contexts_of(self, c2w: Float[np.ndarray, "4 4"]) -> list[str]:
         """Names of the frames that a view is blended from, and their shares before visibility is known."""
-        field = self.flowcam.field
-        if field.scene is None:
+        if not self.flowcam.views.ready:
             return []
-        pose = torch.from_numpy(c2w).float().to(self.device)
-        frames, prior = field.contexts_of(pose[:3, 3], pose[:3, 2], self.config.model.blend.contexts)
+        frames, prior = self.flowcam.views.contexts_of(View(torch.from_numpy(c2w).float().to(self.device)))
         sources = self.datamanager.frames.sources
         return [f"{sources[i]} ({share:.0%})" for i, share in zip(frames.tolist(), prior.tolist(), strict=True)]
 
@@ -238,6 +245,8 @@ class FlowCamPipeline(VanillaPipeline):
             if not optimizer.is_solved:
                 return
             self.flowcam.rebuild_scene()
+            if self.config.model.views == "latent":
+                self.teach_network()
             cameras = optimizer.cameras()
             self.datamanager.drop_unposed(cameras)
             self._spread_cameras(cameras)

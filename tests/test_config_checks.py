@@ -54,6 +54,18 @@ def test_what_cannot_work_is_refused_in_one_line(
     assert any_input == []
 
 
+def test_the_papers_poses_and_its_field_together_are_refused(
+    any_input: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its network is trained on all colours: no view of it would be held out."""
+    config: Any = copy.deepcopy(flowcam_method.config)
+    config.pipeline.model.views, config.pipeline.model.network.paper = "latent", True
+    with pytest.raises(SystemExit):
+        config.set_timestamp()
+    assert "exclude each other" in capsys.readouterr().err
+    assert any_input == []
+
+
 @pytest.mark.parametrize("method", BOTH)
 def test_the_defaults_are_not(method: str, any_input: list[Path]) -> None:
     copy.deepcopy(BOTH[method].config).set_timestamp()

@@ -9,12 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flowcam_ns.method_configs.flowcam import flowcam_method
 
 from flowcam_ns import pipeline as pipeline_module
 from flowcam_ns.geometry.se3 import opencv_to_opengl
+from flowcam_ns.model.network_stage import EVERY
 from flowcam_ns.pipeline import FlowCamPipeline
 from flowcam_ns.synthetic.clip import SyntheticClip, make_clip
 from flowcam_ns.synthetic.video_file import write_video
@@ -40,8 +42,9 @@ def solved(clip: SyntheticClip, true_reconstruction: Callable, monkeypatch: pyte
     monkeypatch.setattr(pipeline_module, "reconstruct", lambda *_: true_reconstruction(clip, UNPOSED))
 
 
-def new_pipeline(video: Path, refined_at: tuple[int, ...] = ()) -> FlowCamPipeline:
+def new_pipeline(video: Path, refined_at: tuple[int, ...] = (), views: str = "blend") -> FlowCamPipeline:
     config: Any = copy.deepcopy(flowcam_method.config.pipeline)
+    config.model.views = views
     config.datamanager.data = video
     config.datamanager.dataparser.frames.thin = False
     config.model.refinement.steps = refined_at
@@ -102,3 +105,22 @@ def test_pauses_and_views_between_steps_do_not_spend_the_training_time(
         clock[0] += 100.0
         done += 1
     assert done == 3
+
+
+def test_views_of_the_networks_own_field_are_trained_and_come_back_from_a_checkpoint(video: Path) -> None:
+    torch.manual_seed(0)
+    first = new_pipeline(video, views="latent")
+    assert first._contexts_of(np.eye(4)) == []
+    for step in range(EVERY + 1):
+        _, losses, _ = first.get_train_loss_dict(step)
+        assert ("network_flow" in losses) == (step % EVERY == 0)
+        assert losses["rgb"].requires_grad
+    loaded = new_pipeline(video, views="latent").eval()
+    assert isinstance(loaded, FlowCamPipeline)
+    loaded.load_pipeline(copy.deepcopy(first.state_dict()), 5)
+    camera = loaded.datamanager.eval_dataset.cameras[0:1]
+    here, there = (pipeline.eval().model.get_outputs_for_camera(camera) for pipeline in (first, loaded))
+    assert torch.allclose(here["rgb"], there["rgb"], atol=1e-5)
+    assert float(here["rgb"].std()) > 0.01
+    pose = loaded.flowcam.camera_optimizer.c2w[2].numpy()
+    assert len(loaded._contexts_of(pose)) == loaded.config.model.network.layers.num_context_views

@@ -49,6 +49,7 @@ def test_the_network_is_trained_where_it_starts_from_a_checkpoint_rules_the_pose
     assert every() == 0
     assert not model.uses_network
     assert every(paper=True) == every(checkpoint=Path("net.pt")) == EVERY
+    assert replace(model, views="latent").network_every == EVERY
     assert every(asked=3) == 3
     assert every(paper=True, asked=0) == every(checkpoint=Path("net.pt"), asked=0) == 0
 

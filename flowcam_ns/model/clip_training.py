@@ -31,6 +31,12 @@ class NetworkVideo:
     confidence: Float[Tensor, "pairs h w"] | None = None
     """How far each flow can be trusted, in [0, 1]."""
 
+    def with_own_flow(
+        self, frames: Int[Tensor, "some"]
+    ) -> tuple[Float[Tensor, "some 3 h w"], Float[Tensor, "some 2 h w"]]:
+        """Some frames, and the flow of each back to the one before it; the first frame borrows the second's."""
+        return self.frames[frames], self.backward_flow[(frames - 1).clamp(min=0)]
+
     def clip(self, start: int, length: int) -> Clip:
         """`length` neighbouring frames from `start` on, as a batch of one."""
         pairs = slice(start, start + length - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Literal, Optional
 
 import torch
 from jaxtyping import Float
@@ -17,23 +17,21 @@ from torch import Tensor, nn
 
 from flowcam_ns.alignment.result import CameraInformation
 from flowcam_ns.model.blend_field import BlendField, BlendFieldConfig
-from flowcam_ns.model.blend_guide import pixel_pitch
-from flowcam_ns.model.blend_training import patch_losses
+from flowcam_ns.model.blend_views import BlendViews
 from flowcam_ns.model.camera_optimizer import EstimatedCameras, FlowCameraOptimizer, FlowCameraOptimizerConfig
 from flowcam_ns.model.camera_types import can_render
 from flowcam_ns.model.checkpoint import locate, read_checkpoint
 from flowcam_ns.model.image_scores import ImageScores, nearest_frame_copy
+from flowcam_ns.model.latent_views import LatentViews
 from flowcam_ns.model.network_stage import NetworkStage, NetworkStageConfig
 from flowcam_ns.model.refinement_config import JointRefinementConfig
 from flowcam_ns.model.scene import TRUSTED, ContextScene
 from flowcam_ns.model.scene_depth import SceneDepth
-from flowcam_ns.model.view_outputs import induced_flow, normals_from_depth_map, pose_of_rays
+from flowcam_ns.model.view import View, ViewRenderer
+from flowcam_ns.model.view_outputs import pose_of_rays, surface_outputs
 
 if TYPE_CHECKING:
     from flowcam_ns.model.joint_refinement import JointRefinement, Refined
-
-FLOW_RANGE = 0.08
-"""Flow, as a share of the image's width, at which the colour wheel is fully saturated."""
 
 BAND_MARGIN = 12
 """Rows beyond a band that its pixels may depend on; even, because the image network halves its input."""
@@ -48,8 +46,11 @@ class FlowCamModelConfig(ModelConfig):
 
     _target: type = field(default_factory=lambda: FlowCamModel)
     """target class to instantiate"""
+    views: Literal["blend", "latent"] = "blend"
+    """What renders views. blend: the frames' own colours, by visibility. latent: the paper's field, which decodes them
+    from the network's features (as coarse as these; --pipeline.model.network.long-side), through the solved cameras."""
     blend: BlendFieldConfig = field(default_factory=BlendFieldConfig)
-    """The field: views are blended from the frames' own colours."""
+    """The field where views are blended."""
     refinement: JointRefinementConfig = field(default_factory=JointRefinementConfig)
     """Poses and lens are refined while the field trains."""
     network: NetworkStageConfig = field(default_factory=NetworkStageConfig)
@@ -68,12 +69,12 @@ class FlowCamModelConfig(ModelConfig):
     @property
     def network_every(self) -> int:
         """Steps of the field to one of the network; 0 if it is not trained beside the field."""
-        return self.network.steps_between(self.checkpoint is not None)
+        return self.network.steps_between(self.checkpoint is not None or self.views == "latent")
 
     @property
     def uses_network(self) -> bool:
         """Whether a run needs the network at all."""
-        return self.network.paper or self.network_every > 0
+        return self.network.paper or self.network_every > 0 or self.views == "latent"
 
     def adopt_checkpoint(self) -> None:
         """Take over what the checkpoint says of its network, so that config.yml holds it. Raises FlowCamError."""
@@ -81,16 +82,6 @@ class FlowCamModelConfig(ModelConfig):
             self.checkpoint = locate(self.checkpoint)
             trained = read_checkpoint(self.checkpoint)
             self.network.layers, self.network.long_side = trained.layers, trained.long_side
-
-
-@dataclass(frozen=True)
-class View:
-    """What all rays of one camera share."""
-
-    pose: Float[Tensor, "4 4"]
-    """OpenCV camera-to-world."""
-    frame: int | None
-    """Set where the view is one of the clip's frames: that frame may not lend itself anything."""
 
 
 class FlowCamModel(Model):
@@ -109,6 +100,9 @@ class FlowCamModel(Model):
         self.scene_depth = SceneDepth(frame_count)
         self.field = BlendField(self.config.blend)
         self.network = NetworkStage(self.config.network) if self.config.uses_network else None
+        self.views: ViewRenderer = BlendViews(self.field)
+        if self.config.views == "latent" and self.network is not None:
+            self.views = LatentViews(self.network, self.field)
         self.refinement: JointRefinement | None = None
         self.scores = ImageScores()
         self.view_speed: float | None = None
@@ -162,8 +156,8 @@ class FlowCamModel(Model):
         )
 
     def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The field's weights and, where it is used, the network's; poses are solved, not descended."""
-        groups = {"fields": list(self.field.parameters())}
+        """The blend field's weights, the network's, or both: what is used; poses are solved, not descended."""
+        groups = {"fields": list(self.field.parameters())} if self.config.views == "blend" else {}
         if self.network is not None:
             groups["network"] = list(self.network.parameters())
         return groups
@@ -171,7 +165,8 @@ class FlowCamModel(Model):
     def get_outputs(self, ray_bundle: RayBundle | Cameras) -> dict[str, Tensor | list]:
         """Render a bundle of rays of one camera."""
         assert isinstance(ray_bundle, RayBundle)
-        return {**self._render(ray_bundle, self._view_of(ray_bundle))}
+        view = self._view_of(ray_bundle)
+        return {**self._render(ray_bundle, view, self._plan(ray_bundle, view))}
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
@@ -182,7 +177,7 @@ class FlowCamModel(Model):
             return self._blank(bundle)
         started = time.perf_counter()
         outputs = self.get_outputs_for_camera_ray_bundle(bundle)
-        if len(bundle) >= TINY_VIEW and self.field.scene is not None:
+        if len(bundle) >= TINY_VIEW and self.views.ready:
             self.view_speed = len(bundle) / max(time.perf_counter() - started, 1e-6)
         return outputs
 
@@ -193,13 +188,13 @@ class FlowCamModel(Model):
         height, width = camera_ray_bundle.origins.shape[:2]
         bundle = camera_ray_bundle.to(self.device)
         view = self._view_of(bundle)
-        guide, spacing = self._guide(bundle, view), self._spacing(bundle, view)
+        plan = self._plan(bundle, view)
         band = max(self.config.eval_num_rays_per_chunk // width // 2 * 2, 2)
         pieces: list[dict[str, Tensor]] = []
         for top in range(0, height, band):
             # The field's image network sees a few rows beyond the band, or bands would show.
             first, last = max(top - BAND_MARGIN, 0), min(top + band + BAND_MARGIN, height)
-            rendered = self._render(bundle[first:last], view, guide, spacing)
+            rendered = self._render(bundle[first:last], view, plan)
             pieces.append({name: value[top - first :][:band] for name, value in rendered.items()})
         return {name: torch.cat([piece[name] for piece in pieces]).to(device) for name in pieces[0]}
 
@@ -217,8 +212,8 @@ class FlowCamModel(Model):
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Colour and sharpness errors of a window of a frame; masked pixels count as right."""
-        return patch_losses(*_without_masked(outputs["rgb"], batch))
+        """What a rendered window of a frame is trained for; masked pixels count as right."""
+        return self.views.losses(*_without_masked(outputs["rgb"], batch))
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
@@ -253,26 +248,14 @@ class FlowCamModel(Model):
             directions, origins = directions[None], origins[None]
         return View(pose_of_rays(origins, directions), None)
 
-    def _guide(self, bundle: RayBundle, view: View) -> Any:
-        if self.field.scene is None:
-            return None
-        forward = view.pose[:3, 2]
-        directions = bundle.directions.reshape(-1, 3)
-        pitch = pixel_pitch(bundle.directions) if bundle.directions.ndim == 3 else 0.0
-        return self.field.guide_for(view.pose[:3, 3], directions, forward, view.frame, pitch)
+    def _plan(self, bundle: RayBundle, view: View) -> Any:
+        """What all rays of a view share, whatever pieces it is rendered in; None before anything can be rendered."""
+        return self.views.plan(bundle.directions, view, self.training) if self.views.ready else None
 
-    def _spacing(self, bundle: RayBundle, view: View) -> float | None:
-        return None if self.field.scene is None else self.field.spacing_of(bundle.directions, view.pose[:3, 2])
-
-    def _render(
-        self, bundle: RayBundle, view: View, guide: Any = None, spacing: float | None = None
-    ) -> dict[str, Tensor]:
-        if self.field.scene is None:
+    def _render(self, bundle: RayBundle, view: View, plan: Any) -> dict[str, Tensor]:
+        if plan is None:
             return self._blank(bundle)
-        if self.training and view.frame is not None:
-            guide = self.field.training_guide(view.frame)
-        axis = view.pose[:3, 2]
-        outputs = self.field(bundle.origins, bundle.directions, view.frame, axis, guide, spacing)
+        outputs = self.views.render(bundle.origins, bundle.directions, view, plan)
         if not self.training:
             outputs |= self._geometry(bundle, view, outputs["depth"])
             # nerfstudio's TSDF fusion leaves out what has depth 0.
@@ -282,24 +265,13 @@ class FlowCamModel(Model):
     @torch.no_grad()
     def _geometry(self, bundle: RayBundle, view: View, depth: Float[Tensor, "rays 1"]) -> dict[str, Tensor]:
         """Flow to the nearest context frame (colour wheel) and normals (0..1) of what the rays hit."""
-        from flowcam_ns.flow.color_wheel import flow_to_rgb
-
-        scene = self.field.scene
-        assert scene is not None
+        assert self.field.scene is not None
         points = bundle.origins + bundle.directions * depth
-        shape = points.shape
-        points = points.reshape(-1, 3)
         nearest, _ = self.field.contexts_of(view.pose[:3, 3], view.pose[:3, 2], 1, view.frame)
-        frame = int(nearest[0])
-        c2w = scene.c2w[frame].to(points)
-        flow = induced_flow(points, view.pose.to(points), c2w, scene.camera)
-        colour = flow_to_rgb(flow, FLOW_RANGE * scene.camera.width)
-        inverse_depth, rays = scene.inverse_depth[frame].to(points), self.field.depth_rays.to(points)
-        normals = normals_from_depth_map(points, inverse_depth, c2w, scene.camera, rays)
-        return {
-            "flow": colour.reshape(shape),
-            "normals": ((normals + 1) / 2).clamp(0, 1).reshape(shape),
-        }
+        outputs = surface_outputs(
+            points.reshape(-1, 3), view.pose, self.field.scene, int(nearest[0]), self.field.depth_rays
+        )
+        return {name: value.reshape(points.shape) for name, value in outputs.items()}
 
     def _blank(self, bundle: RayBundle) -> dict[str, Tensor]:
         """What can be shown where nothing can be rendered, as before poses are known: the same outputs, grey."""

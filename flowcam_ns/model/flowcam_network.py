@@ -53,20 +53,26 @@ class FlowCamNetwork(nn.Module):
     def encode(self, clip: Clip) -> Float[Tensor, "batch frames channels fh fw"]:
         """Features of every frame. A frame without a flow of its own borrows the next one's, and its rays."""
         first = clip.backward_flow[:, :1] if clip.first_flow is None else clip.first_flow[:, None]
-        flow = torch.cat([first, clip.backward_flow], dim=1).flatten(0, 1) * self.config.flow_input_scale
-        height, width = clip.size
-        pixels = self.pixel_coordinates(torch.arange(height * width, device=flow.device), clip)
-        K = clip.intrinsics.flatten(0, 1)
+        flow = torch.cat([first, clip.backward_flow], dim=1).flatten(0, 1)
+        features = self.encode_frames(clip.images.flatten(0, 1), flow, clip.intrinsics.flatten(0, 1))
+        return features.unflatten(0, clip.images.shape[:2])
+
+    def encode_frames(
+        self, images: Float[Tensor, "frames 3 h w"], flow: Float[Tensor, "frames 2 h w"], K: Float[Tensor, "frames 3 3"]
+    ) -> Float[Tensor, "frames channels fh fw"]:
+        """Features of single frames, each with its flow back to the one before it."""
+        height, width = images.shape[-2:]
+        pixels = self.pixel_coordinates(torch.arange(height * width, device=flow.device), (height, width), K)
         directions = unit_rays(pixels.expand(len(K), -1, 2), K)
         rays = encode_directions(directions, self.config.ray_frequencies)
-        rays = rays.transpose(1, 2).unflatten(2, clip.size)
-        return self.encoder(clip.images.flatten(0, 1), flow, rays).unflatten(0, clip.images.shape[:2])
+        rays = rays.transpose(1, 2).unflatten(2, (height, width))
+        return self.encoder(images, flow * self.config.flow_input_scale, rays)
 
     def estimate_motion(self, clip: Clip, rays: Int[Tensor, "rays"]) -> MotionOutput:
         """Steps 1 to 6 and 8 of the method: features, surfaces, confidences, poses and the flow they induce."""
         features = self.encode(clip)
         batch, frames = clip.images.shape[:2]
-        uv_frame = self.pixel_coordinates(rays, clip)
+        uv_frame = self.pixel_coordinates(rays, clip.size, clip.intrinsics)
         uv_frames = uv_frame.expand(batch, frames, -1, 2)
         flow = gather_pixels(clip.backward_flow, rays)
         uv = uv_frames[:, 1:]
@@ -107,13 +113,15 @@ class FlowCamNetwork(nn.Module):
         targets = torch.arange(1, pairs + 1, device=rays.device)
         own_context = self.config.own_context if own_context is None else own_context
         contexts = context_views(pairs, self.config.num_context_views, own_context).to(rays.device)
-        uv = self.pixel_coordinates(rays, clip).expand(batch, pairs, -1, 2)
+        uv = self.pixel_coordinates(rays, clip.size, clip.intrinsics).expand(batch, pairs, -1, 2)
         return self.renderer.render_from_context(features, c2w, clip.intrinsics, targets, contexts, uv)
 
-    def pixel_coordinates(self, rays: Int[Tensor, "rays"], clip: Clip) -> Float[Tensor, "rays 2"]:
-        """Where pixel indices lie in the image, on the config's grid."""
+    def pixel_coordinates(
+        self, rays: Int[Tensor, "rays"], size: tuple[int, int], like: Tensor
+    ) -> Float[Tensor, "rays 2"]:
+        """Where pixel indices lie in an image of this `size` (height, width), on the config's grid."""
         centre = 0.0 if self.config.authors_conventions else 0.5
-        return pixel_coordinates(rays, clip.size, centre).to(clip.intrinsics.dtype)
+        return pixel_coordinates(rays, size, centre).to(like.dtype)
 
 
 def context_views(last: int, num_views: int, own_context: bool) -> Int[Tensor, "targets views"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Optional
 
 import torch
@@ -62,6 +62,10 @@ class TaughtVideo:
     video: NetworkVideo
     c2w: Float[Tensor, "frames 4 4"]
     """In the network's units."""
+    start: int
+    """The video's first frame, counted in the whole clip."""
+    scale: float
+    """Network units per world unit."""
 
 
 class NetworkStage(nn.Module):
@@ -89,20 +93,38 @@ class NetworkStage(nn.Module):
         """Whether `teach` must be called before `step`."""
         return self._taught is None
 
-    def teach(
-        self, video: NetworkVideo, c2w: Float[Tensor, "frames 4 4"], inverse_depth: Float[Tensor, "frames h w"]
-    ) -> None:
-        """Take a video and its solved cameras (world units, like `inverse_depth`)."""
-        scale = world_to_network_scale(inverse_depth[inverse_depth > 0], self.config.layers)
-        self._taught = TaughtVideo(video, scaled_poses(c2w.float(), scale).to(video.frames.device))
-
-    def step(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Losses of a random clip, and the network's rotation error against its teacher in degrees."""
+    @property
+    def taught(self) -> TaughtVideo:
+        """What `teach` was given."""
         assert self._taught is not None
-        video = self._taught.video
-        batch = sample_clip(video, self.config.training, self._generator)
-        losses, output = network_losses(self.network, batch, self.config.training.losses)
-        solved = self._taught.c2w[None, batch.start : batch.start + batch.clip.num_pairs + 1]
+        return self._taught
+
+    def teach(
+        self,
+        video: NetworkVideo,
+        c2w: Float[Tensor, "frames 4 4"],
+        inverse_depth: Float[Tensor, "frames h w"],
+        start: int = 0,
+    ) -> None:
+        """Take a video that begins with the clip's frame `start`, and its solved cameras (world units, like
+        `inverse_depth`).
+        """
+        scale = world_to_network_scale(inverse_depth[inverse_depth > 0], self.config.layers)
+        self._taught = TaughtVideo(video, scaled_poses(c2w.float(), scale).to(video.frames.device), start, scale)
+
+    def step(self, with_colours: bool = True) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of a random clip, and the network's rotation error against its teacher in degrees.
+
+        A clip also holds frames that are held out: `with_colours` off, no frame's colours are what it is trained for.
+        """
+        video = self.taught.video
+        training = self.config.training
+        if not with_colours:
+            losses = replace(training.losses, rgb_weight=0.0, context_rgb_weight=0.0)
+            training = replace(training, losses=losses, target_rays=0)
+        batch = sample_clip(video, training, self._generator)
+        losses, output = network_losses(self.network, batch, training.losses)
+        solved = self.taught.c2w[None, batch.start : batch.start + batch.clip.num_pairs + 1]
         losses |= procrustes_alignment_loss(output.motion, batch.clip, solved, self.config.teacher)
         relative = se3.between(solved[:, :-1], solved[:, 1:])
         error = rotation_error_deg(output.motion.relative.detach(), relative).mean()
@@ -110,5 +132,4 @@ class NetworkStage(nn.Module):
 
     def poses(self) -> Float[Tensor, "frames 4 4"]:
         """The network's own chained camera-to-world poses of the frames it is taught from, in the first's camera."""
-        assert self._taught is not None
-        return network_poses(self.network, self._taught.video)
+        return network_poses(self.network, self.taught.video)

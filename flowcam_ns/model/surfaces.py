@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,17 @@ class RaySurfaces:
     def frames(self, start: int | None, stop: int | None) -> RaySurfaces:
         """The surfaces of some of the frames, where they are [batch, frames, rays, ...]."""
         return RaySurfaces(*(x[:, start:stop] for x in vars(self).values()))
+
+
+@dataclass
+class ContextView:
+    """A frame that lends its features to rays of other cameras, for a batch of those."""
+
+    features: Float[Tensor, "batch channels h w"]
+    T_context_camera: Float[Tensor, "batch 4 4"]
+    """From the camera that casts the rays to this frame's."""
+    K: Float[Tensor, "batch 3 3"]
+    """Pinhole matrix of this frame over the image's size."""
 
 
 def pixel_coordinates(rays: Int[Tensor, "rays"], size: tuple[int, int], centre: float) -> Float[Tensor, "rays 2"]:
@@ -84,7 +96,8 @@ class SurfaceRenderer:
         uv: Float[Tensor, "batch rays 2"],
     ) -> RaySurfaces:
         """Rays of frames rendered from their own features alone, in their own camera frames."""
-        directions, depths, samples = self._samples(uv, K)
+        directions = unit_rays(uv, K)
+        depths, samples = self._samples(directions)
         if self.config.authors_conventions:
             projected = project(samples.flatten(1, 2), K).unflatten(1, samples.shape[1:3])
             seen = lookup(features, projected, align_corners=True)
@@ -104,29 +117,37 @@ class SurfaceRenderer:
     ) -> RaySurfaces:
         """Rays of the `targets` rendered from the features of their `contexts`, through the poses."""
         batch, count = uv.shape[:2]
-        directions, depths, samples = self._samples(uv.flatten(0, 1), K[:, targets].flatten(0, 1))
-        samples_flat = samples.flatten(1, 2)
-        points_views, seen_views, valid_views = [], [], []
-        for frames in contexts.unbind(-1):
-            T_context_target = se3.between(c2w[:, frames], c2w[:, targets]).flatten(0, 1)
-            points = se3.transform(T_context_target[:, None], samples_flat)
-            K_view = K[:, targets if self.config.authors_conventions else frames].flatten(0, 1)
-            seen_from = features[:, frames].flatten(0, 1)
-            seen_views.append(lookup(seen_from, project(points, K_view), self.config.authors_conventions))
-            points_views.append(points)
-            valid_views.append(points[..., 2] > 0)
-        valid = None if self.config.authors_conventions else torch.stack(valid_views)
-        rgb, density = self.field(torch.stack(points_views), torch.stack(seen_views), valid)
-        shape = samples.shape[1:3]
-        surfaces = self._composite(rgb.unflatten(1, shape), density.unflatten(1, shape), directions, depths)
+        views = [
+            ContextView(
+                features[:, frames].flatten(0, 1),
+                se3.between(c2w[:, frames], c2w[:, targets]).flatten(0, 1),
+                K[:, targets if self.config.authors_conventions else frames].flatten(0, 1),
+            )
+            for frames in contexts.unbind(-1)
+        ]
+        surfaces = self.render_from_views(unit_rays(uv.flatten(0, 1), K[:, targets].flatten(0, 1)), views)
         return RaySurfaces(*(x.unflatten(0, (batch, count)) for x in vars(surfaces).values()))
 
+    def render_from_views(self, directions: Float[Tensor, "batch rays 3"], views: Sequence[ContextView]) -> RaySurfaces:
+        """Unit rays of cameras (in their own frames) rendered from what each of the `views` sees along them."""
+        depths, samples = self._samples(directions)
+        samples_flat = samples.flatten(1, 2)
+        points_views = [se3.transform(view.T_context_camera[:, None], samples_flat) for view in views]
+        seen_views = [
+            lookup(view.features, project(points, view.K), self.config.authors_conventions)
+            for view, points in zip(views, points_views, strict=True)
+        ]
+        points = torch.stack(points_views)
+        valid = None if self.config.authors_conventions else points[..., 2] > 0
+        rgb, density = self.field(points, torch.stack(seen_views), valid)
+        shape = samples.shape[1:3]
+        return self._composite(rgb.unflatten(1, shape), density.unflatten(1, shape), directions, depths)
+
     def _samples(
-        self, uv: Float[Tensor, "batch rays 2"], K: Float[Tensor, "batch 3 3"]
-    ) -> tuple[Float[Tensor, "batch rays 3"], Float[Tensor, "samples"], Float[Tensor, "batch rays samples 3"]]:
-        directions = unit_rays(uv, K)
-        depths = geometric_depths(self.config.near, self.config.far, self.config.num_samples, uv)
-        return directions, depths, directions[:, :, None] * depths[:, None]
+        self, directions: Float[Tensor, "batch rays 3"]
+    ) -> tuple[Float[Tensor, "samples"], Float[Tensor, "batch rays samples 3"]]:
+        depths = geometric_depths(self.config.near, self.config.far, self.config.num_samples, directions)
+        return depths, directions[:, :, None] * depths[:, None]
 
     def _composite(
         self,

@@ -8,7 +8,10 @@ from torch import Tensor
 
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.camera import Camera
+from flowcam_ns.model.scene import ContextScene
 
+FLOW_RANGE = 0.08
+"""Flow, as a share of the image's width, at which the colour wheel is fully saturated."""
 MIN_DEPTH = 1e-3
 NORMAL_STEP_PX = 1.0
 """Distance, in px of the depth map, between the points whose cross product is a normal."""
@@ -43,6 +46,29 @@ def induced_flow(
     # Far outside the image the distortion polynomial means nothing: flow is clamped to the image's size.
     limit = float(max(camera.width, camera.height))
     return (camera.project(there) - camera.project(here)).clamp(-limit, limit)
+
+
+def surface_outputs(
+    points: Float[Tensor, "rays 3"],
+    view: Float[Tensor, "4 4"],
+    scene: ContextScene,
+    frame: int,
+    depth_rays: Float[Tensor, "h w 3"],
+) -> dict[str, Float[Tensor, "rays 3"]]:
+    """`flow` from `view` to a frame of the scene (colour wheel) and `normals` (0..1), read off that frame's depths.
+
+    `depth_rays` are the rays (z = 1) of the pixels of the scene's depth maps.
+    """
+    from flowcam_ns.flow.color_wheel import flow_to_rgb
+
+    c2w = scene.c2w[frame].to(points)
+    flow = induced_flow(points, view.to(points), c2w, scene.camera)
+    inverse_depth = scene.inverse_depth[frame].to(points)
+    normals = normals_from_depth_map(points, inverse_depth, c2w, scene.camera, depth_rays.to(points))
+    return {
+        "flow": flow_to_rgb(flow, FLOW_RANGE * scene.camera.width),
+        "normals": ((normals + 1) / 2).clamp(0, 1),
+    }
 
 
 def normals_from_depth_map(

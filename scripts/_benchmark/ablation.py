@@ -138,16 +138,21 @@ class Ablation:
 
     def trained(self, changes: Mapping[str, Any], size: Size, seed: int = 0) -> tuple[FlowCamPipeline, Clock, float]:
         """A trained pipeline, the time of its training, and that of its solve."""
+        pipeline, solve_seconds = self.untrained(changes, size, seed)
+        checkpoint, network = pipeline.config.model.checkpoint, pipeline.flowcam.network
+        if checkpoint is not None and network is not None:
+            network.start_from(read_checkpoint(checkpoint))
+        return pipeline, train(pipeline, size.steps), solve_seconds
+
+    def untrained(self, changes: Mapping[str, Any], size: Size, seed: int = 0) -> tuple[FlowCamPipeline, float]:
+        """A pipeline that has its cameras and depths, and the time of their solve."""
         config = configured(changes, self.source, size, self.cache)
         solved = self.solved(config)
         torch.manual_seed(seed)
         pipeline = config.setup(device=self.device)
         assert isinstance(pipeline, FlowCamPipeline)
         solved.adopt(pipeline)
-        network = pipeline.flowcam.network
-        if config.model.checkpoint is not None and network is not None:
-            network.start_from(read_checkpoint(config.model.checkpoint))
-        return pipeline, train(pipeline, size.steps), solved.seconds
+        return pipeline, solved.seconds
 
     def solved(self, config: FlowCamPipelineConfig) -> Solved:
         """Cameras and depths, by the first run that needs these."""

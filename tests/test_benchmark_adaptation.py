@@ -1,0 +1,33 @@
+"""Adaptation: two starts on the same cameras, and what is said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from _benchmark.ablation import Ablation, Input
+from benchmark_adaptation import AdaptationOptions, adapted
+from flowcam_ns.model.checkpoint import write_checkpoint
+from flowcam_ns.model.flowcam_network import FlowCamNetwork
+from flowcam_ns.model.network_config import small_config
+from flowcam_ns.synthetic.clip import make_clip
+from flowcam_ns.synthetic.video_file import write_video
+from flowcam_ns.video.options import FrameOptions
+
+
+def test_an_untrained_and_a_trained_network_are_set_side_by_side(tmp_path: Path) -> None:
+    clip = make_clip("orbit", seed=0, frames=9, width=128, height=72)
+    write_video(tmp_path / "clip.mp4", clip.rgb)
+    torch.manual_seed(7)
+    write_checkpoint(tmp_path / "net.pt", FlowCamNetwork(small_config()), long_side=48)
+    source = Input("orbit", tmp_path / "clip.mp4", torch.from_numpy(clip.c2w), FrameOptions(thin=False))
+    options = AdaptationOptions(tmp_path / "net.pt", steps=(0, 2), rays=64, long_side=48)
+    nothing, trained = adapted(Ablation(source, tmp_path / "cache", "cpu", warm_up=False), options, seed=0)
+    assert nothing["start"] == "from nothing"
+    assert nothing["nearest"] == trained["nearest"]
+    assert nothing["0"] != trained["0"]
+    assert nothing["0"] != nothing["2"]
+    best = max(float(str(nothing[step])) for step in ("0", "2"))
+    enough = [step for step in (0, 2) if float(str(trained[f"{step}"])) >= best]
+    assert trained["reached after"] == (enough[0] if enough else None)
