@@ -47,19 +47,21 @@ class AdaptationOptions:
 
 
 NEAREST = -1
-STARTS = ("from nothing", "from the checkpoint")
+STARTS = FROM_NOTHING, FROM_CHECKPOINT = "from nothing", "from the checkpoint"
 
 
-def main(options: AdaptationOptions) -> Section:
+def main(options: AdaptationOptions) -> list[Section]:
     """Two rows for each sequence and seed; what is measured is on disk before the next one starts."""
-    section = Section(
+    scores = Section(
         "PSNR of held-out views after so many steps, dB",
         notes=[
             f"Checkpoint {options.checkpoint.name}; cameras by the bundle adjustment, the same for both; "
-            f"{options.rays} rays a step, views at {options.long_side} px. Nearest: a copy of the nearest frame. "
-            "Reached after: the first of these steps at which the checkpoint's row has what the untrained network "
-            "reaches at its best."
+            f"{options.rays} rays a step, views at {options.long_side} px. Nearest: a copy of the nearest frame."
         ],
+    )
+    speed = Section(
+        "Steps from the checkpoint to what so many steps from nothing reach",
+        notes=[f"The first of {', '.join(map(str, options.steps))} steps whose PSNR is as high."],
     )
     with tempfile.TemporaryDirectory(prefix="flowcam-adaptation-") as scratch:
         for name in options.sequences:
@@ -69,31 +71,24 @@ def main(options: AdaptationOptions) -> Section:
             source = Input(name, options.data / folder, torch.from_numpy(recorded.truth.c2w), frames)
             ablation = Ablation(source, Path(scratch), "cuda" if torch.cuda.is_available() else "cpu", warm_up=False)
             for seed in options.seeds:
-                section.rows += adapted(ablation, options, seed)
-                write_report(options.output_dir, describe_machine(), [section])
-    print(section.markdown())
-    return section
+                nothing, trained = (dict(curve(ablation, options, seed, start)) for start in STARTS)
+                for start, row in zip(STARTS, (nothing, trained), strict=True):
+                    psnr = {f"{step}": row[step] for step in options.steps}
+                    scores.rows.append({"sequence": name, "start": start, **psnr, "nearest": row[NEAREST]})
+                speed.rows.append({"sequence": name, **steps_to_reach(nothing, trained, options.steps)})
+                write_report(options.output_dir, describe_machine(), [scores, speed])
+    print(scores.markdown(), speed.markdown(), sep="\n\n")
+    return [scores, speed]
 
 
-def adapted(ablation: Ablation, options: AdaptationOptions, seed: int) -> list[Row]:
-    """The same network on the same cameras, untrained and from the checkpoint."""
-    curves = [dict(curve(ablation, options, seed, trained)) for trained in (False, True)]
-    nearest = [curve.pop(NEAREST) for curve in curves]
-    best = max(curves[0].values())
-    reached = next((step for step, psnr in curves[1].items() if psnr >= best), None)
-    return [
-        {
-            "sequence": ablation.source.name,
-            "start": start,
-            **{f"{step}": psnr for step, psnr in scores.items()},
-            "nearest": copy,
-            "reached after": step,
-        }
-        for start, scores, copy, step in zip(STARTS, curves, nearest, (None, reached), strict=True)
-    ]
+def steps_to_reach(nothing: dict[int, float], trained: dict[int, float], steps: tuple[int, ...]) -> Row:
+    """For every number of steps from nothing: the first from the checkpoint with the same PSNR; None if none has it."""
+    return {
+        f"{step}": next((after for after in steps if trained[after] >= nothing[step]), None) for step in steps if step
+    }
 
 
-def curve(ablation: Ablation, options: AdaptationOptions, seed: int, trained: bool) -> Iterator[tuple[int, float]]:
+def curve(ablation: Ablation, options: AdaptationOptions, seed: int, start: str) -> Iterator[tuple[int, float]]:
     """PSNR of held-out views after every asked step, and that of a copy of the nearest frame as step `NEAREST`."""
     checkpoint = read_checkpoint(options.checkpoint)
     changes = {
@@ -105,7 +100,7 @@ def curve(ablation: Ablation, options: AdaptationOptions, seed: int, trained: bo
     pipeline, _ = ablation.untrained(changes, size, seed)
     network = pipeline.flowcam.network
     assert network is not None
-    if trained:
+    if start == FROM_CHECKPOINT:
         network.start_from(checkpoint)
     pipeline.teach_network()
     optimizers = optimizers_of(pipeline)
@@ -114,7 +109,7 @@ def curve(ablation: Ablation, options: AdaptationOptions, seed: int, trained: bo
             step_once(pipeline.train(), optimizers, step)
         if step in options.steps:
             scores = pipeline.eval().get_average_eval_image_metrics()
-            print(f"{ablation.source.name}, {STARTS[trained]}: {step} steps, {scores['psnr']:.2f} dB", flush=True)
+            print(f"{ablation.source.name}, {start}: {step} steps, {scores['psnr']:.2f} dB", flush=True)
             yield step, scores["psnr"]
             yield NEAREST, scores["nearest_psnr"]
 

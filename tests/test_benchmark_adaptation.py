@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from _benchmark.ablation import Ablation, Input
-from benchmark_adaptation import AdaptationOptions, adapted
+from benchmark_adaptation import NEAREST, STARTS, AdaptationOptions, curve, steps_to_reach
 from flowcam_ns.model.checkpoint import write_checkpoint
 from flowcam_ns.model.flowcam_network import FlowCamNetwork
 from flowcam_ns.model.network_config import small_config
@@ -23,11 +23,15 @@ def test_an_untrained_and_a_trained_network_are_set_side_by_side(tmp_path: Path)
     write_checkpoint(tmp_path / "net.pt", FlowCamNetwork(small_config()), long_side=48)
     source = Input("orbit", tmp_path / "clip.mp4", torch.from_numpy(clip.c2w), FrameOptions(thin=False))
     options = AdaptationOptions(tmp_path / "net.pt", steps=(0, 2), rays=64, long_side=48)
-    nothing, trained = adapted(Ablation(source, tmp_path / "cache", "cpu", warm_up=False), options, seed=0)
-    assert nothing["start"] == "from nothing"
-    assert nothing["nearest"] == trained["nearest"]
-    assert nothing["0"] != trained["0"]
-    assert nothing["0"] != nothing["2"]
-    best = max(float(str(nothing[step])) for step in ("0", "2"))
-    enough = [step for step in (0, 2) if float(str(trained[f"{step}"])) >= best]
-    assert trained["reached after"] == (enough[0] if enough else None)
+    ablation = Ablation(source, tmp_path / "cache", "cpu", warm_up=False)
+    nothing, trained = (dict(curve(ablation, options, 0, start)) for start in STARTS)
+    assert nothing.keys() == trained.keys() == {0, 2, NEAREST}
+    assert nothing[NEAREST] == trained[NEAREST]
+    assert nothing[0] != trained[0]
+    assert nothing[0] != nothing[2]
+
+
+def test_the_first_step_with_as_high_a_psnr_counts() -> None:
+    nothing, trained = {0: 10.0, 5: 15.0, 9: 20.0}, {0: 14.0, 5: 16.0, 9: 15.0}
+    assert steps_to_reach(nothing, trained, (0, 5, 9)) == {"5": 5, "9": None}
+    assert steps_to_reach(nothing, {0: 21.0, 5: 0.0, 9: 0.0}, (0, 5, 9)) == {"5": 0, "9": 0}

@@ -1,7 +1,8 @@
 """Bridges over cuts and jumps: parts and single frames that flow does not tie together, tied by matched features.
 
 Whatever features tie is then measured by flow across the bridge (led by the tie), which confirms it, and holds scale
-and pose in the joint solve that follows.
+and pose in the joint solve that follows. Where flow finds nothing, single frames need far more features
+(`feature_tie.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from jaxtyping import Float32
 
 from flowcam_ns.alignment.bootstrap import LensBelief
 from flowcam_ns.alignment.far_pairs import FlowPrediction, measure_far_pairs, overlaps
+from flowcam_ns.alignment.feature_tie import tied_firmly
 from flowcam_ns.alignment.lens import rays
 from flowcam_ns.alignment.measure import Measurements, Pair
 from flowcam_ns.alignment.part import Part
@@ -63,6 +65,8 @@ class Bridged:
     part: Part
     crossing: Measurements | None = None
     """Flow between frames that features tied together."""
+    by_features: dict[int, list[int]] = field(default_factory=dict)
+    """Frames whose tie flow does not confirm, and those whose many features tell it."""
     why_not: dict[int, str] = field(default_factory=dict)
     """For frames that could not be tied: what was missing."""
     revisits: int = 0
@@ -78,7 +82,8 @@ def bridge(video: Video, main: Part, others: list[Part]) -> Bridged:
         others: the other parts.
     """
     result, left = _tie_all(video, main, others)
-    if sum(map(len, left)) > len(result.part):
+    untied = {frame for part in left for frame in part.frames.tolist()} - result.part.place().keys()
+    if len(untied) > len(result.part):
         start = _under_lens(video, left[0], main)
         rival, _ = _tie_all(video, start, [main, *left[1:]])
         if len(rival.part) > len(result.part):
@@ -96,7 +101,7 @@ def _tie_all(video: Video, main: Part, others: list[Part]) -> tuple[Bridged, lis
     while work.tie_some_frame():
         pass
     reasons = {frame: why for frame, why in work.why_not.items() if frame not in work.known.part.place()}
-    return Bridged(work.known.part, work.crossing, reasons), left
+    return Bridged(work.known.part, work.crossing, work.by_features, reasons), left
 
 
 class _Ties:
@@ -105,6 +110,7 @@ class _Ties:
     def __init__(self, video: Video, known: KnownPart) -> None:
         self.video, self.known = video, known
         self.crossing: Measurements | None = None
+        self.by_features: dict[int, list[int]] = {}
         self.why_not: dict[int, str] = {}
         self._seen: dict[Pair, Resection | None] = {}
         self._likeness: dict[Pair, int] = {}
@@ -123,8 +129,8 @@ class _Ties:
         if not seen:
             self._refuse(frames, "no features match those of the other frames")
             return False
-        own = KnownPart(self.video.store, self.video.features, self.video.problem, self._under_known_lens(part))
-        tied = tie_part(self.known, own, seen)
+        part = self._under_known_lens(part)
+        tied = tie_part(self.known, self._known_by(self.video.features, part), seen)
         if tied is None:
             self._refuse(frames, "its matched features agree with no single position")
             return False
@@ -143,9 +149,25 @@ class _Ties:
             if not seen:
                 self._refuse([frame], "no features match those of the other frames")
                 continue
-            at = rays(self._centred(frame), self.known.part.state.lens).T.numpy()
-            joined = self._join(tie_frame(self.known, seen, at)) or joined
+            joined = self._join(self._tied_frame(seen)) or self._join_by_finer_features(frame) or joined
         return joined
+
+    def _tied_frame(self, seen: list[Resection]) -> Part:
+        at = rays(self._centred(seen[0].frame), self.known.part.state.lens).T.numpy()
+        return tie_frame(self.known, seen, at)
+
+    def _join_by_finer_features(self, frame: int) -> bool:
+        """Join a single frame that features tie and flow does not confirm."""
+        known = self._known_by(self.video.features.finer(), self.known.part)
+        seen = tied_firmly(known, frame, [other for other, _ in self._likely_pairs([frame])])
+        if not seen:
+            return False
+        self.known.grow_to(self.known.part.joined(self._tied_frame(seen)))
+        self.by_features[frame] = [resection.known for resection in seen]
+        return True
+
+    def _known_by(self, features: Features, part: Part) -> KnownPart:
+        return KnownPart(self.video.store, features, self.video.problem, part)
 
     def _join(self, tied: Part) -> bool:
         """Join a part whose place is roughly known, if flow across the bridge confirms it."""
@@ -186,16 +208,22 @@ class _Ties:
     def _resections(self, frames: list[int]) -> list[Resection]:
         """Poses of some of the frames by the known frames that look most like them."""
         found = []
-        tried: dict[int, int] = {}
-        for _, known, frame in self._alike(_keys(frames, OTHER_KEYS)):
-            if tried.get(frame, 0) >= FOR_EACH or sum(tried.values()) >= CANDIDATES:
-                continue
-            tried[frame] = tried.get(frame, 0) + 1
+        for known, frame in self._likely_pairs(frames):
             if (known, frame) not in self._seen:
                 self._seen[known, frame] = resect(self.known, frame, known)
             if (resection := self._seen[known, frame]) is not None:
                 found.append(resection)
         return found
+
+    def _likely_pairs(self, frames: list[int]) -> list[Pair]:
+        """(Known frame, one of the frames) that look most alike."""
+        pairs: list[Pair] = []
+        tried: dict[int, int] = {}
+        for _, known, frame in self._alike(_keys(frames, OTHER_KEYS)):
+            if tried.get(frame, 0) < FOR_EACH and len(pairs) < CANDIDATES:
+                tried[frame] = tried.get(frame, 0) + 1
+                pairs.append((known, frame))
+        return pairs
 
     def _alike(self, frames: list[int]) -> list[tuple[int, int, int]]:
         """(likeness, known frame, frame) for key frames of the known part and the given ones, most alike first."""

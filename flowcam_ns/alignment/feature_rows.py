@@ -41,6 +41,7 @@ def feature_rows(
     like: FlowProblem,
     state: FlowState,
     frames: Int[Tensor, "posed"],
+    ties: Sequence[Pair] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> FlowProblem | None:
     """One more row a frame for `like`, with as many points: the features that are matched most often; None without any.
@@ -53,9 +54,10 @@ def feature_rows(
         like: the flow's rows, one a frame. A feature takes the place of a point in the same quarter of the picture.
         state: the cameras so far.
         frames: the video's frames that the rows of `like` and `state` speak of.
+        ties: pairs of rows (i < j) to be matched beyond those that always are.
         progress: called with (pairs done, pairs in all).
     """
-    pairs = feature_pairs(len(frames))
+    pairs = list(dict.fromkeys([*feature_pairs(len(frames)), *ties]))
     matches = features.match_all([(int(frames[i]), int(frames[j])) for i, j in pairs], progress)
     pixels = [features.of(int(frame)).points for frame in frames]
     ray = [rays(_centred(found, store, like).double(), state.lens).T.cpu().numpy() for found in pixels]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from flowcam_ns.alignment import measure
 from flowcam_ns.alignment.bootstrap import PIXEL, LensBelief
@@ -15,6 +13,7 @@ from flowcam_ns.alignment.covariance import lens_evidence
 from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.far_pairs import FlowPrediction, choose_far_pairs, measure_far_pairs
 from flowcam_ns.alignment.feature_rows import feature_rows, weighted
+from flowcam_ns.alignment.feature_tie import refuted
 from flowcam_ns.alignment.measure import Measurements, few_points
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Solved
 from flowcam_ns.alignment.refine import ALL_OF_LENS, ROUGHLY, fitting_kernel, refine_all, retriangulate
@@ -46,6 +45,7 @@ def solve_finally(
         watch: takes the time of each stage.
     """
     part = bridged.part
+    measured = measured.without(refuted(video.problem, part, bridged.by_features))
     if bridged.crossing is not None:
         measured = measured + bridged.crossing
     with watch("solve"):
@@ -67,12 +67,12 @@ def solve_finally(
             problem = part.problem(measure.build_problem(video.store, video.points, measured))
     cameras, start = problem.thinned(few), replace(state, inverse_depth=state.inverse_depth[:, few])
     with watch("features"):
-        cameras, start = _with_features(cameras, start, video, part.frames, report)
+        cameras, start = _with_features(cameras, start, video, bridged, report)
     if len(video.store) > LONG:
         video.store.release()
     with watch("final solve"):
         report("Refining", 0.5, state.c2w)
-        start = look_again(cameras, start)
+        start = look_again(cameras, start, [part.place()[frame] for frame in bridged.by_features])
         found = _cameras(cameras, start, belief, (8.0, 2.0) if bridged.revisits else (2.0,))
         depth = state.inverse_depth.clone()
         depth[:, few] = found.inverse_depth[: len(depth)]
@@ -111,11 +111,19 @@ def _far_pairs(few: FlowProblem, bridged: Bridged, state: FlowState, measured: M
 
 
 def _with_features(
-    flow: FlowProblem, state: FlowState, video: Video, frames: Float[Tensor, "posed"], report: Progress
+    flow: FlowProblem, state: FlowState, video: Video, bridged: Bridged, report: Progress
 ) -> tuple[FlowProblem, FlowState]:
     """Flow and matched features together."""
+    place = bridged.part.place()
+    ties = [(place[known], place[frame]) for frame, others in bridged.by_features.items() for known in others]
     matched = feature_rows(
-        video.store, video.features, flow, state, frames, lambda done, total: report("Features", done / total, None)
+        video.store,
+        video.features,
+        flow,
+        state,
+        bridged.part.frames,
+        [(min(pair), max(pair)) for pair in ties],
+        lambda done, total: report("Features", done / total, None),
     )
     if matched is None:
         return flow, state

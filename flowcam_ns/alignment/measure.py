@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +77,13 @@ class Measurements:
             np.concatenate([self.targets, other.targets]),
             np.concatenate([self.confidence, other.confidence]),
         )
+
+    def without(self, pairs: Collection[Pair]) -> Measurements:
+        """All but some pairs."""
+        if not pairs:
+            return self
+        kept = [row for row, pair in enumerate(self.pairs) if pair not in pairs]
+        return Measurements([self.pairs[row] for row in kept], self.targets[kept], self.confidence[kept])
 
 
 def measure_pairs(

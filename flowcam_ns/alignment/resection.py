@@ -56,6 +56,8 @@ class Resection:
     """Where the frame sees those points (x/z, y/z)."""
     which: Int[np.ndarray, "inliers"]
     """The frame's features that they are."""
+    share: float = 1.0
+    """Of the matches that have a depth, so many agree with the pose."""
 
 
 class KnownPart:
@@ -132,7 +134,7 @@ def resect(known: KnownPart, frame: int, by: int) -> Resection | None:
     spread = [_spread(known.rays(which)[rows] * focal) for which, rows in ((by, there[inside]), (frame, here[inside]))]
     if inside.sum() < max(MIN_INLIERS, MIN_SHARE * len(here)) or min(spread) < MIN_SPREAD:
         return None
-    return Resection(by, frame, pose, points[inside], ray[inside], here[inside])
+    return Resection(by, frame, pose, points[inside], ray[inside], here[inside], float(inside.mean()))
 
 
 def agreement(

@@ -6,6 +6,7 @@ place agrees with one neighbour and disregards the others for good. Here it is p
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -28,18 +29,21 @@ BETTER = 0.1
 DEPTH_KERNELS = (16 * PIXEL, 4 * PIXEL)
 
 
-def look_again(problem: FlowProblem, state: FlowState) -> FlowState:
+def look_again(problem: FlowProblem, state: FlowState, sure: Collection[int] = ()) -> FlowState:
     """The state with another pose, and depths to match, for each frame that has a clearly better one.
 
     Args:
         problem: the measurements, any number of rows a frame.
         state: where a solve has ended.
+        sure: frames that are left where they are, because more than this flow tells it.
     """
     shares = explained_around(problem, state)
     c2w, depth = state.c2w.clone(), state.inverse_depth.clone()
     for frame in shares.argsort().tolist():
         if shares[frame] >= DOUBTED:
             break
+        if frame in sure:
+            continue
         pose = _better_pose(problem, replace(state, c2w=c2w, inverse_depth=depth), frame)
         if pose is not None:
             c2w[frame] = pose

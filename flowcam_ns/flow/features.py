@@ -59,11 +59,21 @@ class Features:
         images: UInt8[np.ndarray, "frames height width 3"],
         masks: Bool[np.ndarray, "frames height width"] | None = None,
         workers: int = 2,
+        detail: int = 1,
     ) -> None:
-        """`masks` are True where a pixel may be used."""
-        self.images, self.masks, self.workers = images, masks, workers
+        """`masks` are True where a pixel may be used. With `detail` images are searched at so many times the size, and
+        as many times as many features kept as that has more pixels.
+        """
+        self.images, self.masks, self.workers, self.detail = images, masks, workers, detail
+        self._finer: Features | None = None
         self._found: dict[int, FrameFeatures] = {}
         self._matched: dict[tuple[int, int], tuple[Int[np.ndarray, "matches"], Int[np.ndarray, "matches"]]] = {}
+
+    def finer(self) -> Features:
+        """Features at twice the size, kept as well: for the few frames that these do not tell enough about."""
+        if self._finer is None:
+            self._finer = Features(self.images, self.masks, self.workers, 2 * self.detail)
+        return self._finer
 
     @contextmanager
     def found_meanwhile(self, pairs: Sequence[tuple[int, int]] = ()) -> Iterator[None]:
@@ -134,7 +144,8 @@ class Features:
         usable = None if self.masks is None else self.masks[frame]
         grey = cv2.cvtColor(stretched(self.images[frame], usable), cv2.COLOR_RGB2GRAY)
         height, width = grey.shape
-        factor = min(1.0, LONG_SIDE / max(height, width))
+        factor = min(1.0, self.detail * LONG_SIDE / max(height, width))
+        most = MOST * self.detail**2
         size = max(16, round(width * factor)), max(16, round(height * factor))
         if factor < 1:
             grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
@@ -144,11 +155,11 @@ class Features:
             mask = cv2.erode(mask, np.ones((2 * MASK_MARGIN + 1,) * 2, np.uint8))
         # A search of its own for each call: OpenCV's keeps buffers, and threads must not share them.
         # Without the precise upscale every keypoint lies a quarter of a pixel too far to the right and below.
-        search = cv2.SIFT.create(nfeatures=MOST, contrastThreshold=CONTRAST, enable_precise_upscale=True)
+        search = cv2.SIFT.create(nfeatures=most, contrastThreshold=CONTRAST, enable_precise_upscale=True)
         keypoints, descriptors = search.detectAndCompute(grey, mask)
         if descriptors is None or len(keypoints) == 0:
             return FrameFeatures(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8))
-        order = sorted(range(len(keypoints)), key=lambda k: (-keypoints[k].response, keypoints[k].pt))[:MOST]
+        order = sorted(range(len(keypoints)), key=lambda k: (-keypoints[k].response, keypoints[k].pt))[:most]
         points = np.array([keypoints[k].pt for k in order], np.float32) + np.float32(0.5)
         scale = np.array([width / grey.shape[1], height / grey.shape[0]], np.float32)
         return FrameFeatures(points * scale, descriptors[order].clip(0, 255).astype(np.uint8))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from flowcam_ns.alignment.estimate import estimate_poses
+from flowcam_ns.alignment.measure import Measurements
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.part import Part
 from flowcam_ns.alignment.pnp import solve_pnp
@@ -79,6 +80,33 @@ def test_frames_cut_out_of_an_orbit_are_tied_in_place_and_scale(
     scores = score_trajectory(found.c2w, truth, found.posed)
     assert scores.max_rotation_deg < 1.0
     assert scores.max_position_relative < 0.03
+
+
+@pytest.fixture
+def unconfirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No flow is found across any bridge, and none is led over a jump."""
+    monkeypatch.setattr("flowcam_ns.flow.lead.WEAK", 0.0)
+    nothing = Measurements([], np.zeros((0, 1, 2), np.float32), np.zeros((0, 1), np.float32))
+    monkeypatch.setattr("flowcam_ns.alignment.bridge.measure_far_pairs", lambda *_: nothing)
+
+
+def test_where_flow_confirms_nothing_frames_with_many_features_are_tied_all_the_same(
+    rendered: Callable, unconfirmed: None
+) -> None:
+    which = [*BEFORE, *AFTER]
+    found = estimate_poses(frames_of(rendered("orbit", 2, which)), options=UNCACHED)
+    assert found.posed.all()
+    truth = torch.from_numpy(planned("orbit", 2).c2w[which])
+    scores = score_trajectory(found.c2w, truth, found.posed)
+    assert scores.max_rotation_deg < 1.0
+    assert scores.max_position_relative < 0.03
+
+
+def test_where_flow_confirms_nothing_another_scene_stays_untied(rendered: Callable, unconfirmed: None) -> None:
+    images = np.concatenate([rendered("orbit", 2, [*BEFORE]), rendered("sideways", 7, [*range(10)])]).copy()
+    images[:, 10:40, 250:310] = np.random.default_rng(0).integers(0, 255, (30, 60, 3), dtype=np.uint8)
+    found = estimate_poses(frames_of(images), options=UNCACHED)
+    assert not (found.posed[:12].any() and found.posed[12:].any())
 
 
 def test_two_scenes_are_not_tied_and_the_report_says_why(rendered: Callable) -> None:

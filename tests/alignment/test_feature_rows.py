@@ -77,6 +77,10 @@ def test_every_match_of_a_feature_is_a_measurement_both_ways(exact_problem, stor
     rows = feature_rows(store, features, problem, truth, torch.arange(FRAMES))
     assert rows is not None
     assert {(1, 2), (0, 3)} <= set(features.asked)
+    assert (0, 5) not in features.asked
+    feature_rows(store, features, problem, truth, torch.arange(FRAMES), ties=[(0, 5), (0, 1)])
+    assert (0, 5) in features.asked
+    assert len(set(features.asked)) == len(features.asked)
     assert rows.points.shape == problem.points.shape
     exact = retriangulate(rows, truth)
     error, _ = residuals(rows, exact)

@@ -48,6 +48,12 @@ def test_a_lost_frame_finds_its_place(exact_problem: MakeProblem, outliers: Call
     assert after < 0.5
 
 
+def test_a_frame_that_more_than_flow_tells_is_left_alone(exact_problem: MakeProblem) -> None:
+    problem, truth = exact_problem(frames=FRAMES, points=120)
+    lost = misplaced(problem, truth)
+    assert torch.equal(look_again(problem, lost, sure=[LOST]).c2w, lost.c2w)
+
+
 def test_a_solve_alone_leaves_it_where_it_is_or_no_better(exact_problem: MakeProblem) -> None:
     """The reason for a second look: under the last solve's kernel nothing draws the frame back."""
     problem, truth = exact_problem(frames=FRAMES, points=120, noise=0.2 * PIXEL)

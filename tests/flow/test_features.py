@@ -132,3 +132,15 @@ def test_a_match_must_be_mutual_and_clearly_the_best() -> None:
     second = np.stack([first[1], first[0], doubtful, doubtful])
     here, there = match_descriptors(first, second)
     assert dict(zip(here.tolist(), there.tolist(), strict=True)) == {0: 1, 1: 0}
+
+
+def test_finer_features_are_many_more_and_as_exact() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (800, 1100, 3), dtype=np.uint8)
+    detailed = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2), np.zeros_like(noise), 0, 255, cv2.NORM_MINMAX)
+    coarse = Features(np.stack([detailed[30:750, 30:990], detailed[41:761, 7:967]]))
+    fine = coarse.finer()
+    assert fine is coarse.finer()
+    assert len(fine.of(0).points) > 2 * len(coarse.of(0).points)
+    here, there = fine.match(0, 1)
+    moved = fine.of(1).points[there] - fine.of(0).points[here]
+    assert np.abs(np.median(moved, axis=0) - SHIFT).max() < 0.1
