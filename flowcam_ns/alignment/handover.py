@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from flowcam_ns.alignment.bootstrap import in_front
@@ -54,12 +54,7 @@ def make_alignment(
     world = normalize_world(state.c2w, points_in_world(problem, state)[visible])
     scale = float(world.scale)
     nearest = (torch.arange(len(frames))[:, None] - posed_frames).abs().argmin(dim=1)
-    kept = state.inverse_depth.shape[1] == points.shape[1]
-    depth = torch.zeros(points.shape[:2], dtype=torch.float32)
-    depth_std = torch.full(points.shape[:2], torch.inf, dtype=torch.float32)
-    if kept:
-        depth[posed] = (state.inverse_depth / scale).float()
-        depth_std[posed] = (depth_deviation(problem, state) / scale).float()
+    depth, depth_std = _depths_of_all(problem, state, (len(frames), points.shape[1]), posed, scale)
     information = None
     if with_information:
         information = camera_information(solved.cameras, cameras_state, lens_std, posed_frames, scale)
@@ -83,6 +78,17 @@ def make_alignment(
         seconds=dict(seconds),
         warnings=list(warnings),
     )
+
+
+def _depths_of_all(
+    problem: FlowProblem, state: FlowState, shape: tuple[int, int], posed: Bool[Tensor, "frames"], scale: float
+) -> tuple[Float[Tensor, "frames points"], Float[Tensor, "frames points"]]:
+    """Inverse depths of all frames' points and their deviations; 0 and infinite where the solve had other points."""
+    depth, deviation = torch.zeros(shape), torch.full(shape, torch.inf)
+    if state.inverse_depth.shape[1] == shape[1]:
+        depth[posed] = (state.inverse_depth / scale).float()
+        deviation[posed] = (depth_deviation(problem, state) / scale).float()
+    return depth, deviation
 
 
 def points_in_world(problem: FlowProblem, state: FlowState) -> Float[Tensor, "frames points 3"]:

@@ -18,6 +18,7 @@ from flowcam_ns.flow.confidence import pixel_grid
 from flowcam_ns.flow.corners import points_in_cells
 from flowcam_ns.flow.estimator import FlowEstimator, make_estimator
 from flowcam_ns.flow.features import Features
+from flowcam_ns.flow.flow_images import FlowImages
 from flowcam_ns.flow.gather import BilinearGather
 from flowcam_ns.flow.lead import followed
 from flowcam_ns.flow.pair import STEPS_PER_PX, FlowPair
@@ -30,8 +31,6 @@ Progress = Callable[[int, int], None]
 DEFAULT_MEMORY_BYTES = 256 * 2**20
 DEFAULT_CHAIN = 32
 """Largest gap between frames whose flow starts from the flows in between."""
-MASK_MARGIN = 4
-"""Pixels of the flow image around a mask that the masked thing's flow may have reached."""
 SAMPLED_AT_ONCE = 256
 """Directed pairs sampled in one batch; bounds the memory of a call."""
 
@@ -39,11 +38,9 @@ SAMPLED_AT_ONCE = 256
 class FlowStore:
     """Optical flow of a video. Points and targets are in px of the original frames, centres at +0.5.
 
-    Flow is estimated on images whose long side is `long_side` (never enlarged; sides made even, so the two axes scale
-    by slightly different factors), both ways for each pair, by `workers` threads. Up to `memory_bytes` of it stay in
-    memory; what doesn't fit comes from `cache` again, or is recomputed. `masks` are True where a pixel may be used;
-    flow is smooth, so pixels within `MASK_MARGIN` of a masked one are not used either.
-    Several threads may use one store at once.
+    Flow is estimated on small images (`FlowImages`, which also takes `masks` and `long_side`), both ways for each pair,
+    by `workers` threads. Up to `memory_bytes` of it stay in memory; what doesn't fit comes from `cache` again, or is
+    recomputed. Several threads may use one store at once.
 
     Between frames up to `chain` apart the search starts from the neighbours' flows joined together (where the estimator
     can start anywhere): on real video DIS then finds 1.5 to 2 times as many good points at a gap of 8. Where neighbours
@@ -65,19 +62,16 @@ class FlowStore:
         use_confidence: bool = True,
     ) -> None:
         self.estimator = make_estimator() if estimator is None else estimator
-        self.height, self.width = images.shape[1:3]
-        self.flow_height, self.flow_width = flow_size(self.height, self.width, long_side)
-        self.scale = np.array([self.flow_width / self.width, self.flow_height / self.height], dtype=np.float32)
-        self.images = images
-        self.masks = None if masks is None else self._eroded(masks)
+        self._small = FlowImages(images, masks, long_side, self.estimator.color)
+        self.height, self.width, self.scale = self._small.height, self._small.width, self._small.scale
+        self.flow_height, self.flow_width = self._small.flow_height, self._small.flow_width
+        self.images, self.masks = images, self._small.masks
         self.cache = cache
         self.workers = max(1, min(workers, self.estimator.max_workers))
         self.memory_bytes = memory_bytes
         self.use_confidence = use_confidence
         self.chain = chain if self.estimator.uses_initial else 0
-        self._small = [self._shrink(image) for image in images]
         self.features = Features(images, self.masks, self.workers)
-        self._digests: dict[int, bytes] = {}
         self._pairs: OrderedDict[Pair, FlowPair] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -137,13 +131,7 @@ class FlowStore:
         confidence = pair.confidence[side] / np.float32(255)
         if not self.use_confidence:
             confidence = confidence * _stays_inside(flow)
-        if self.masks is not None:
-            size = confidence.shape[1], confidence.shape[0]
-            usable = [cv2.resize(self.masks[k].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for k in (i, j)]
-            height, width = confidence.shape
-            x, y = pixel_grid(height, width)
-            x_to, y_to = x + flow[..., 0] * width, y + flow[..., 1] * height
-            confidence = confidence * usable[0] * cv2.remap(usable[1], x_to, y_to, cv2.INTER_NEAREST)
+        confidence = confidence * self._small.off_masks(i, j, flow)
         return flow.astype(np.float32), confidence.astype(np.float32)
 
     def good_points(self, spacing_px: float) -> Float32[np.ndarray, "frames points 2"]:
@@ -153,8 +141,8 @@ class FlowStore:
         """
         cell = np.maximum(np.round(spacing_px * self.scale).astype(int), 1)
         found = [
-            points_in_cells(self._grey(image), int(cell[0]), int(cell[1]), self._small_mask(frame))
-            for frame, image in enumerate(self._small)
+            points_in_cells(self._small.grey(frame), int(cell[0]), int(cell[1]), self._small.mask(frame))
+            for frame in range(len(self))
         ]
         return (np.stack(found) / self.scale).astype(np.float32)
 
@@ -170,7 +158,7 @@ class FlowStore:
 
     def usable(self, frame: int, points: Float32[np.ndarray, "points 2"]) -> Bool[np.ndarray, "points"]:
         """Whether points (px) lie inside a frame and on an unmasked pixel."""
-        return self._usable(np.array([frame]), points[None])[0]
+        return self._small.usable(np.array([frame]), points[None])[0]
 
     def weighed(self, pair: FlowPair) -> FlowPair:
         """The pair with the confidence that this store goes by."""
@@ -191,16 +179,8 @@ class FlowStore:
         flow, confidence = gather.finish()
         targets = sources + flow / (self.scale * np.float32(STEPS_PER_PX))
         confidence = confidence / np.float32(255)
-        confidence *= self._usable(directed[:, 0], sources) & self._usable(directed[:, 1], targets)
+        confidence *= self._small.usable(directed[:, 0], sources) & self._small.usable(directed[:, 1], targets)
         return targets, confidence
-
-    def _usable(self, frames: np.ndarray, points: Float32[np.ndarray, "pairs points 2"]) -> np.ndarray:
-        """Whether points lie inside the image and on an unmasked pixel of their frames."""
-        inside = ((points >= 0) & (points < (self.width, self.height))).all(-1)
-        if self.masks is None:
-            return inside
-        pixels = np.where(inside[..., None], points, 0).astype(np.int64)
-        return inside & self.masks[frames[:, None], pixels[..., 1], pixels[..., 0]]
 
     def _pair(self, key: Pair) -> FlowPair:
         with closing(self._stream([key])) as stream:
@@ -273,7 +253,7 @@ class FlowStore:
         name = ""
         if self.cache is not None:
             frames = range(key[0], key[1] + 1) if self._links(key) else key
-            name = cache_key("pair 5", self.estimator.key, *map(self._digest, frames))
+            name = cache_key("pair 5", self.estimator.key, *map(self._small.digest, frames))
             cached = FlowPair.from_arrays(self.cache.get(name), self.flow_height, self.flow_width)
             if cached is not None:
                 return self.weighed(cached)
@@ -311,36 +291,6 @@ class FlowStore:
         there, back = (2 * cv2.resize(flow, size, interpolation=cv2.INTER_LINEAR) for flow in joined)
         return there, back
 
-    def _eroded(self, masks: Bool[np.ndarray, "frames height width"]) -> Bool[np.ndarray, "frames height width"]:
-        """The masks without the pixels next to what is masked."""
-        width, height = (2 * np.ceil(MASK_MARGIN / self.scale).astype(int) + 1).tolist()
-        around = np.ones((height, width), np.uint8)
-        return np.stack([cv2.erode(mask.astype(np.uint8), around) for mask in masks]).astype(bool)
-
-    def _small_mask(self, frame: int) -> Bool[np.ndarray, "h w"] | None:
-        """The mask of a frame at the flow image's size."""
-        if self.masks is None:
-            return None
-        size = self.flow_width, self.flow_height
-        return cv2.resize(self.masks[frame].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-
-    def _digest(self, frame: int) -> bytes:
-        if frame not in self._digests:
-            image = self._small[frame]
-            mask = b"" if self.masks is None else self.masks[frame].tobytes()  # keeps features off what is masked
-            self._digests[frame] = cache_key(str(image.shape), image.tobytes(), mask).encode()
-        return self._digests[frame]
-
-    def _shrink(self, image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "h w *rgb"]:
-        if not self.estimator.color:
-            image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        if image.shape[:2] == (self.flow_height, self.flow_width):
-            return np.ascontiguousarray(image)
-        return cv2.resize(image, (self.flow_width, self.flow_height), interpolation=cv2.INTER_AREA)
-
-    def _grey(self, image: UInt8[np.ndarray, "h w *rgb"]) -> UInt8[np.ndarray, "h w"]:
-        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
-
 
 def ordered(pair: Pair) -> Pair:
     """The pair with its smaller frame number first."""
@@ -354,9 +304,3 @@ def _stays_inside(flow: Float32[np.ndarray, "h w 2"]) -> Bool[np.ndarray, "h w"]
     x, y = pixel_grid(height, width)
     ends = np.stack([(x + 0.5) / width, (y + 0.5) / height], axis=-1) + flow
     return ((ends >= 0) & (ends < 1)).all(-1)
-
-
-def flow_size(height: int, width: int, long_side: int) -> tuple[int, int]:
-    """(height, width) of the images flow is estimated on: even, at least 16 px."""
-    factor = min(1.0, long_side / max(height, width))
-    return max(16, 2 * round(height * factor / 2)), max(16, 2 * round(width * factor / 2))

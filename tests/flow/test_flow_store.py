@@ -12,8 +12,9 @@ from flowcam_ns.flow.confidence import forward_backward_confidence
 from flowcam_ns.flow.corners import points_in_cells
 from flowcam_ns.flow.dis import DISFlow
 from flowcam_ns.flow.estimator import make_estimator
+from flowcam_ns.flow.flow_images import flow_size
 from flowcam_ns.flow.pair import FlowPair
-from flowcam_ns.flow.store import FlowStore, flow_size
+from flowcam_ns.flow.store import FlowStore
 
 WIDTH, HEIGHT = 640, 400
 
