@@ -9,7 +9,7 @@ from torch import Tensor
 from flowcam_ns.alignment.bootstrap import PIXEL, LensBelief, in_front
 from flowcam_ns.alignment.grow import Segment
 from flowcam_ns.alignment.levenberg import robust_cost_at
-from flowcam_ns.alignment.linearize import residuals
+from flowcam_ns.alignment.linearize import reproduced
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.alignment.refine import LENS_STAGES, refine_all, retriangulate
 from flowcam_ns.geometry import se3
@@ -60,9 +60,8 @@ def segment_from_poses(problem: FlowProblem, c2w: Float[Tensor, "frames 4 4"], b
 
 def explained_shares(problem: FlowProblem, state: FlowState, trusted: float = 0.04) -> Float[Tensor, "rows"]:
     """The share of its trustworthy flow that each frame's pose explains; 0 where there is none."""
-    error, valid = residuals(problem, state)
     counts = problem.confidence > trusted
-    explained = counts & valid & (error.norm(dim=-2) < EXPLAINED)
+    explained = counts & reproduced(problem, state, EXPLAINED)
     seen = counts.sum(dim=(1, 2))
     share = explained.sum(dim=(1, 2)) / seen.clamp(min=1)
     return torch.where(seen > 0, share, torch.zeros_like(share))

@@ -53,6 +53,12 @@ def residuals(
     return pixels - problem.targets, z[..., 0, :] > MIN_DEPTH_RATIO
 
 
+def reproduced(problem: FlowProblem, state: FlowState, within: float) -> Bool[Tensor, "rows slots points"]:
+    """Which flow vectors the state reproduces: it puts their targets `within` this distance (long sides)."""
+    error, valid = residuals(problem, state)
+    return valid & (error.norm(dim=2) < within)
+
+
 def linearize(
     problem: FlowProblem, state: FlowState, with_lens: bool = True
 ) -> tuple[Float[Tensor, "rows slots columns 2 points"], Bool[Tensor, "rows slots points"]]:

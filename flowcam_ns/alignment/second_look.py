@@ -18,7 +18,7 @@ from flowcam_ns.alignment.chunks import over_chunks
 from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.frame_pose import Sightings, explained, refine_pose, sampled_pose
 from flowcam_ns.alignment.grow import INLIER, RESECTION_KERNELS, SAMPLE_TOLERANCE, TRUSTED
-from flowcam_ns.alignment.linearize import residuals
+from flowcam_ns.alignment.linearize import reproduced
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.geometry import se3
 
@@ -59,9 +59,8 @@ def explained_around(problem: FlowProblem, state: FlowState) -> Float[Tensor, "f
     """For each frame: how much (of the weight) of the flow from it and into it lands within `INLIER` of its target."""
 
     def weigh(chunk: FlowProblem, part: FlowState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        error, valid = residuals(chunk, part)
         weight = chunk.confidence * (chunk.neighbours != chunk.sources[:, None])[..., None]
-        near = weight * (valid & (error.norm(dim=-2) < INLIER))
+        near = weight * reproduced(chunk, part, INLIER)
         sources = chunk.sources[:, None].expand_as(chunk.neighbours)
         return sources.flatten(), chunk.neighbours.flatten(), weight.sum(-1).flatten(), near.sum(-1).flatten()
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flowcam_ns.alignment.chunks import over_chunks
 from flowcam_ns.alignment.grow import INLIER, TRUSTED, Segment
-from flowcam_ns.alignment.linearize import residuals
+from flowcam_ns.alignment.linearize import reproduced
 from flowcam_ns.alignment.part import Part
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.alignment.resection import KnownPart, agreement, resect
@@ -95,8 +95,7 @@ def link_strength(problem: FlowProblem, state: FlowState) -> Float[Tensor, "fram
     """
 
     def explain(chunk: FlowProblem, part: FlowState) -> tuple[Tensor, Tensor, Tensor]:
-        error, valid = residuals(chunk, part)
-        good = (chunk.confidence > TRUSTED) & valid & (error.norm(dim=-2) < INLIER)
+        good = (chunk.confidence > TRUSTED) & reproduced(chunk, part, INLIER)
         return chunk.sources[:, None].expand_as(chunk.neighbours), chunk.neighbours, good.double().mean(-1)
 
     strength = torch.zeros(len(state.c2w) - 1, dtype=torch.float64)
