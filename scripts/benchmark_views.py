@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 import tyro
 
 from _benchmark.depths import DEPTH_TITLE, depth_section
 from _benchmark.machine import describe_machine
+from _benchmark.pictures import Picture, write_picture, write_pictures
 from _benchmark.sequences import load_sequence
 from _benchmark.stored import Settings, StoredRows
 from _benchmark.tables import Row, Section, write_report
-from _benchmark.view_methods import Picture, Task, Views, nerfacto, ours, splats, write_images
+from _benchmark.view_methods import Task, Views, nerfacto, ours, splats
 from flowcam_ns.data.frame_source import SharedFrames
 from flowcam_ns.data.held_out import held_out_frames
 from flowcam_ns.model.image_scores import ImageScores
@@ -112,7 +112,7 @@ def make_task(options: Options, sequence: str) -> Task:
     return Task(
         name=sequence,
         source=recorded.link_images(folder / recorded.frames.name / "images"),
-        images=write_images(folder / "small", list(shrunk)),
+        images=write_pictures(folder / "small", shrunk),
         frames=list(shrunk),
         held_out=held_out_frames(len(frames)),
         folder=folder,
@@ -139,7 +139,7 @@ def score(task: Task, views: Views) -> Row:
         truth = views.truths.get(i, task.frames[i])
         each.append(scores(_unit(picture), _unit(truth)))
         name = views.method.split(" (")[0].replace(" ", "_").replace(",", "").replace("'", "")
-        cv2.imwrite(str(folder / f"{name}_{i:03}.png"), np.concatenate([truth, picture], axis=1)[..., ::-1])
+        write_picture(folder / f"{name}_{i:03}.png", np.concatenate([truth, picture], axis=1))
     means = {key: float(np.mean([one[key] for one in each])) if each else None for key in ("psnr", "ssim", "lpips")}
     return {
         "sequence": task.name,

@@ -10,8 +10,9 @@ import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from _benchmark.nerfacto_run import FINAL_SHARE, SMALL, configured, render, train_for
+from _benchmark.pictures import read_picture, write_pictures
 from _benchmark.stored import StoredRows
-from _benchmark.view_methods import Task, Views, load_picture, write_dataset, write_images
+from _benchmark.view_methods import Task, Views, write_dataset
 from benchmark_views import Options, main, score
 from flowcam_ns.data.held_out import held_out_frames
 from flowcam_ns.model.depth_warp import depth_warped_blend
@@ -30,7 +31,7 @@ def clip() -> SyntheticClip:
 @pytest.fixture
 def task(clip: SyntheticClip, tmp_path: Path) -> Task:
     frames = list(clip.rgb)
-    images = write_images(tmp_path / "images", frames)
+    images = write_pictures(tmp_path / "images", frames)
     return Task("clip", images, images, frames, held_out_frames(COUNT), tmp_path, 1.0)
 
 
@@ -90,7 +91,7 @@ def test_a_benchmark_that_was_broken_off_goes_on_where_it_stopped(
 
     def make_task(options: Options, sequence: str) -> Task:
         frames = list(clip.rgb)
-        images = write_images(tmp_path / "images", frames)
+        images = write_pictures(tmp_path / "images", frames)
         return Task(sequence, images, images, frames, held_out_frames(COUNT), tmp_path / sequence, 1.0)
 
     def run_method(method: str, task: Task, options: Options) -> list[Views]:
@@ -135,4 +136,4 @@ def test_nerfacto_trains_until_its_time_is_up_and_shows_what_was_held_out(
     render(trainer, task.folder / "set", task.folder / "out")
     shown = sorted((task.folder / "out").glob("*.png"))
     assert [int(file.stem) for file in shown] == task.held_out
-    assert load_picture(shown[0]).shape == task.frames[0].shape
+    assert read_picture(shown[0]).shape == task.frames[0].shape

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from _benchmark.pictures import write_pictures
 from _benchmark.sequences import RecordedSequence
 
 THIRD = 3
@@ -86,8 +86,5 @@ def _darkened(sequence: RecordedSequence, folder: Path) -> RecordedSequence:
 
 
 def _written(images: UInt8[np.ndarray, "frames height width 3"], folder: Path) -> list[Path]:
-    folder.mkdir(parents=True)
-    files = [folder / f"{index:06}.png" for index in range(len(images))]
-    for file, image in zip(files, images, strict=True):
-        cv2.imwrite(str(file), image[..., ::-1])
-    return files
+    """The images as files of a new folder, in their order."""
+    return sorted(write_pictures(folder, images).iterdir())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,7 +16,7 @@ from jaxtyping import Float64, UInt8
 from _benchmark.command import run
 from _benchmark.estimate import Estimate
 from _benchmark.long_run import before_path
-from _benchmark.methods import SCRIPTS, Outcome
+from _benchmark.methods import OUR_MODULES, Outcome
 from _benchmark.tables import Row, Section
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.metrics import focal_error_percent, score_trajectory
@@ -89,7 +88,7 @@ def solve_first(video: Path, count: int, result: Path, cores: int, time_limit: f
         environment = {
             "FLOWCAM_CACHE": cache,
             "OMP_NUM_THREADS": str(cores),
-            "PYTHONPATH": os.pathsep.join(map(str, (SCRIPTS, SCRIPTS.parent))),
+            **OUR_MODULES,
         }
         finished = run([str(word) for word in command], result.with_suffix(".log"), environment, time_limit)
     estimate = Estimate.read(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -18,6 +19,8 @@ from flowcam_ns.geometry.camera import Camera
 Method = Literal["ours", "colmap", "colmap-global"]
 TITLES: dict[Method, str] = {"ours": "ours", "colmap": "COLMAP", "colmap-global": "COLMAP, global mapper"}
 SCRIPTS = Path(__file__).resolve().parents[1]
+OUR_MODULES = {"PYTHONPATH": os.pathsep.join(map(str, (SCRIPTS, SCRIPTS.parent)))}
+"""For processes of their own: they import what this one does, installed or not."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def run_method(
         command.append(json.dumps(asdict(lens)))
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="flowcam-cache-") as cache:
-        environment = {"FLOWCAM_CACHE": cache, "OMP_NUM_THREADS": str(cores), "PYTHONPATH": _python_path()}
+        environment = {"FLOWCAM_CACHE": cache, "OMP_NUM_THREADS": str(cores), **OUR_MODULES}
         try:
             finished = run(["python", *command], log, environment, time_limit)
         except RuntimeError:
@@ -93,11 +96,6 @@ def run_method(
             return Outcome(method, estimate, time.monotonic() - started, None)
     estimate = Estimate.read(result)
     return Outcome(method, estimate, estimate.seconds, finished.peak_mib)
-
-
-def _python_path() -> str:
-    """So that the process imports what this one does, installed or not."""
-    return f"{SCRIPTS}:{SCRIPTS.parent}"
 
 
 def _last_line(log: Path) -> str:

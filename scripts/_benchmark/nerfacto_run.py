@@ -1,6 +1,6 @@
 """nerfstudio's nerfacto for a fixed time in a process of its own, and its renderings of the held-out frames.
 
-python nerfacto_run.py DATASET OUTPUT SECONDS   (wall-clock to the trained field, this process's own start included)
+python -m _benchmark.nerfacto_run DATASET OUTPUT SECONDS   (wall-clock to the trained field, its own start included)
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def train_for(trainer: Trainer, share_of_time: Callable[[], float]) -> None:
 
 def render(trainer: Trainer, dataset: Path, output: Path) -> None:
     """Write what the dataset holds out, as the trained field shows it."""
-    import cv2
+    from _benchmark.pictures import write_picture  # only now: the clock has started, and imports count
 
     trainer.pipeline.eval()
     held_out = json.loads((dataset / "transforms.json").read_text())["held_out"]
@@ -92,7 +92,7 @@ def render(trainer: Trainer, dataset: Path, output: Path) -> None:
     for row, file in enumerate(data.image_filenames):
         rendered = trainer.pipeline.model.get_outputs_for_camera(data.cameras[row : row + 1])["rgb"]
         picture = (rendered.clamp(0, 1) * 255).round().byte().cpu().numpy()
-        cv2.imwrite(str(output / f"{held_out[str(file)]:06}.png"), picture[..., ::-1])
+        write_picture(output / f"{held_out[str(file)]:06}.png", picture)
 
 
 def main(dataset: Path, output: Path, seconds: float) -> None:

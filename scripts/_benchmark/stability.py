@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float64, Int
 
 from _benchmark.methods import Outcome, run_method
+from _benchmark.pictures import write_picture
 from _benchmark.sequences import RecordedSequence
 from _benchmark.tables import Row, Section
 from flowcam_ns.geometry.metrics import score_trajectory
@@ -68,7 +69,7 @@ def write_variant(sequence: RecordedSequence, variant: str, folder: Path) -> tup
             image = sequence.frames.images[frame]
             size = round(RESIZED * image.shape[1]), round(RESIZED * image.shape[0])
             small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-            cv2.imwrite(str(folder / f"{index:06}.png"), small[..., ::-1])
+            write_picture(folder / f"{index:06}.png", small)
         else:
             (folder / f"{index:06}{file.suffix}").symlink_to(file.absolute())
     return folder, frames

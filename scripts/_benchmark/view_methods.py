@@ -8,20 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from _benchmark.command import run
-from _benchmark.methods import SCRIPTS, run_method
+from _benchmark.methods import OUR_MODULES, run_method
+from _benchmark.pictures import Picture, read_picture
 from flowcam_ns.formats.transforms_json import PosedFrame, transforms_dict
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.model.depth_warp import depth_warped_blend
 from flowcam_ns.model.image_scores import nearest_frame_copy
 from flowcam_ns.pipeline import FlowCamPipeline
 
-Picture = UInt8[np.ndarray, "height width 3"]
 SAVING_SECONDS = 3.0
 """Kept back from the budget for writing the checkpoint."""
 
@@ -95,8 +93,8 @@ def nerfacto(task: Task) -> list[Views]:
         started = time.monotonic()
         out = task.folder / "nerfacto"
         arguments = [str(task.folder / "colmap"), str(out), str(left - SAVING_SECONDS)]
-        _attempt(views, lambda: run(["python", str(SCRIPTS / "_benchmark/nerfacto_run.py"), *arguments],
-                                    task.folder / "nerfacto.log"))  # fmt: skip
+        _attempt(views, lambda: run(["python", "-m", "_benchmark.nerfacto_run", *arguments],
+                                    task.folder / "nerfacto.log", OUR_MODULES))  # fmt: skip
         if not views.problem:
             report = json.loads((out / "report.json").read_text())
             views.seconds = task.seconds - left + (time.monotonic() - started) - report["render seconds"]
@@ -134,7 +132,7 @@ def _splats(task: Task, method: str, data: Path, steps: int) -> Views:
     _attempt(views, lambda: run([*evaluate, "--render-output-path", str(pictures)], output / "eval.log", environment))
     # Frames in order; both methods hold out the same ones, of those that they could pose.
     for frame, file in zip(task.held_out, sorted(pictures.glob("*img*.png")), strict=False):
-        truth, picture = np.split(load_picture(file), 2, axis=1)
+        truth, picture = np.split(read_picture(file), 2, axis=1)
         views.truths[frame], views.pictures[frame] = truth, picture
     return views
 
@@ -167,14 +165,6 @@ def write_dataset(target: Path, task: Task, posed: list[int], c2w: np.ndarray, c
     (target / "transforms.json").write_text(json.dumps(content))
 
 
-def write_images(folder: Path, frames: list[Picture]) -> Path:
-    """Lossless images named in temporal order."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, frame in enumerate(frames):
-        cv2.imwrite(str(folder / f"{i:06}.png"), frame[..., ::-1])
-    return folder
-
-
 def _attempt(views: Views, work: Callable[[], object]) -> None:
     try:
         work()
@@ -184,14 +174,7 @@ def _attempt(views: Views, work: Callable[[], object]) -> None:
 
 def _read(views: Views, folder: Path) -> None:
     for file in sorted(folder.glob("*.png")):
-        views.pictures[int(file.stem)] = load_picture(file)
-
-
-def load_picture(file: Path) -> Picture:
-    """An image file in RGB."""
-    image = cv2.imread(str(file))
-    assert image is not None
-    return np.ascontiguousarray(image[..., ::-1])
+        views.pictures[int(file.stem)] = read_picture(file)
 
 
 def _bytes(image: torch.Tensor) -> Picture:
