@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from flowcam_ns.method_configs.flowcam import flowcam_method
+from nerfstudio.viewer.utils import parse_object
+from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from flowcam_ns import pipeline as pipeline_module
 from flowcam_ns.geometry.se3 import opencv_to_opengl
@@ -124,3 +126,10 @@ def test_views_of_the_networks_own_field_are_trained_and_come_back_from_a_checkp
     assert float(here["rgb"].std()) > 0.01
     pose = loaded.flowcam.camera_optimizer.c2w[2].numpy()
     assert len(loaded._contexts_of(pose)) == loaded.config.model.network.layers.num_context_views
+
+
+@pytest.mark.parametrize("views", ["blend", "latent"])
+def test_the_viewer_can_ask_a_run_that_has_no_poses_yet_for_all_it_holds(video: Path, views: str) -> None:
+    pipeline = new_pipeline(video, views=views)
+    found = [element for _, element in parse_object(pipeline, ViewerControl, "elements")]  # as it does when it starts
+    assert pipeline.viewer_panel in found

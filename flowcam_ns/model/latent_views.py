@@ -53,7 +53,7 @@ class LatentViews(ViewRenderer):
 
     def contexts_of(self, view: View) -> tuple[Int[Tensor, "contexts"], Float[Tensor, "contexts"]]:
         """The nearest frames that the network sees and that are not held out; FlowCamError where there is none."""
-        scene, taught, layers = self._scene, self.stage.taught, self.stage.config.layers
+        scene, taught, layers = self._scene, self.stage.taught(), self.stage.config.layers
         candidates = torch.zeros_like(scene.usable)
         part = slice(taught.start, taught.start + len(taught.video.frames))
         candidates[part] = scene.usable[part]
@@ -71,7 +71,7 @@ class LatentViews(ViewRenderer):
     def plan(self, directions: Float[Tensor, "*rays 3"], view: View, training: bool) -> LatentPlan:
         """The view's contexts and their features."""
         frames, prior = self.contexts_of(view)
-        taught = self.stage.taught
+        taught = self.stage.taught()
         pose = view.pose.float().expand(len(frames), 4, 4)
         T_context_camera = scaled_poses(se3.between(self._scene.c2w.to(pose)[frames], pose), taught.scale)
         images, flow = taught.video.with_own_flow(frames - taught.start)
@@ -107,7 +107,7 @@ class LatentViews(ViewRenderer):
         shares = plan.prior[:, None] * held.to(plan.prior)
         outputs = {
             "rgb": surfaces.rgb[0],
-            "depth": surfaces.depth[0] / self.stage.taught.scale,
+            "depth": surfaces.depth[0] / self.stage.taught().scale,
             "accumulation": surfaces.accumulation[0],
             "confidence": shares.sum(0)[:, None],
         }

@@ -93,9 +93,8 @@ class NetworkStage(nn.Module):
         """Whether `teach` must be called before `step`."""
         return self._taught is None
 
-    @property
     def taught(self) -> TaughtVideo:
-        """What `teach` was given."""
+        """What `teach` was given. (No property: nerfstudio's viewer reads all of a module's when it starts.)"""
         assert self._taught is not None
         return self._taught
 
@@ -117,14 +116,14 @@ class NetworkStage(nn.Module):
 
         A clip also holds frames that are held out: `with_colours` off, no frame's colours are what it is trained for.
         """
-        video = self.taught.video
+        video = self.taught().video
         training = self.config.training
         if not with_colours:
             losses = replace(training.losses, rgb_weight=0.0, context_rgb_weight=0.0)
             training = replace(training, losses=losses, target_rays=0)
         batch = sample_clip(video, training, self._generator)
         losses, output = network_losses(self.network, batch, training.losses)
-        solved = self.taught.c2w[None, batch.start : batch.start + batch.clip.num_pairs + 1]
+        solved = self.taught().c2w[None, batch.start : batch.start + batch.clip.num_pairs + 1]
         losses |= procrustes_alignment_loss(output.motion, batch.clip, solved, self.config.teacher)
         relative = se3.between(solved[:, :-1], solved[:, 1:])
         error = rotation_error_deg(output.motion.relative.detach(), relative).mean()
@@ -132,4 +131,4 @@ class NetworkStage(nn.Module):
 
     def poses(self) -> Float[Tensor, "frames 4 4"]:
         """The network's own chained camera-to-world poses of the frames it is taught from, in the first's camera."""
-        return network_poses(self.network, self.taught.video)
+        return network_poses(self.network, self.taught().video)

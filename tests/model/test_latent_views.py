@@ -96,7 +96,7 @@ def test_a_frame_looks_as_the_network_itself_rerenders_it(clip: SyntheticClip, l
     views, frame = views_of(model), 5
     contexts, _ = views.contexts_of(View(model.camera_optimizer.c2w[frame].float(), frame))
     assert sorted(contexts.tolist()) == [4, 7]  # 6 is held out
-    taught = views.stage.taught
+    taught = views.stage.taught()
     whole = taught.video.clip(0, COUNT - START)
     with torch.no_grad():
         features = views.stage.network.encode(whole)
@@ -115,7 +115,7 @@ def test_a_frame_looks_as_the_network_itself_rerenders_it(clip: SyntheticClip, l
 def test_nothing_of_held_out_frames_or_of_the_frame_itself_shows(clip: SyntheticClip) -> None:
     model = new_model(clip, small_config())
     before = rendered(model, 5)["rgb"]
-    video = views_of(model).stage.taught.video
+    video = views_of(model).stage.taught().video
     for frame in (*HELD_OUT, 5):
         video.frames[frame - START] = 1.0
     assert torch.equal(rendered(model, 5)["rgb"], before)
