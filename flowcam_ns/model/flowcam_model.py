@@ -130,6 +130,8 @@ class FlowCamModel(Model):
             return None
         refined = self.refinement.step(self.field)
         self.camera_optimizer.set_cameras(refined.cameras)
+        if self.network is not None:
+            self.network.move_cameras(refined.cameras.c2w, refined.cameras.camera)
         return refined
 
     def rebuild_scene(self) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry import se3
+from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.model.alignment_loss import (
     AlignmentLossConfig,
     procrustes_alignment_loss,
@@ -110,6 +111,18 @@ class NetworkStage(nn.Module):
         """
         scale = world_to_network_scale(inverse_depth[inverse_depth > 0], self.config.layers)
         self._taught = TaughtVideo(video, scaled_poses(c2w.float(), scale).to(video.frames.device), start, scale)
+
+    def move_cameras(self, c2w: Float[Tensor, "clip 4 4"], camera: Camera) -> None:
+        """Other poses (of all frames of the clip, world units) and another lens for what it is taught, if anything is;
+        depths stay as they are.
+        """
+        if self._taught is None:
+            return
+        video, start, scale = self._taught.video, self._taught.start, self._taught.scale
+        moved = scaled_poses(c2w[start : start + len(video.frames)].float(), scale).to(video.frames.device)
+        size = torch.tensor([[camera.width], [camera.height], [1.0]])
+        intrinsics = (camera.matrix(torch.float32) / size).to(video.intrinsics)
+        self._taught = replace(self._taught, video=replace(video, intrinsics=intrinsics), c2w=moved)
 
     def step(self, with_colours: bool = True) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses of a random clip, and the network's rotation error against its teacher in degrees.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ from torch import Tensor
 
 from flowcam_ns.data.frame_source import SharedFrames
 from flowcam_ns.errors import FlowCamError
+from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.se3 import opencv_to_opengl
+from flowcam_ns.model.blend_field import BlendField
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
 from flowcam_ns.model.clip_training import NetworkVideo
 from flowcam_ns.model.flowcam_model import FlowCamModel, FlowCamModelConfig
+from flowcam_ns.model.joint_refinement import JointRefinement, Refined
 from flowcam_ns.model.latent_views import LatentViews
 from flowcam_ns.model.network_config import NetworkConfig, small_config
 from flowcam_ns.model.network_stage import NetworkStageConfig
@@ -121,6 +125,31 @@ def test_nothing_of_held_out_frames_or_of_the_frame_itself_shows(clip: Synthetic
     assert torch.equal(rendered(model, 5)["rgb"], before)
     video.frames[4 - START] = 1.0
     assert not torch.allclose(rendered(model, 5)["rgb"], before, atol=1e-3)
+
+
+def test_views_and_teacher_follow_refined_cameras(clip: SyntheticClip) -> None:
+    c2w = torch.from_numpy(clip.c2w) @ se3.exp(0.02 * torch.randn(COUNT, 6, dtype=torch.float64))
+    lens = replace(clip.camera, fx=1.1 * clip.camera.fx, fy=1.1 * clip.camera.fy)
+    cameras = EstimatedCameras(c2w, lens, torch.ones(COUNT, dtype=torch.bool))
+
+    class Refinement:
+        """A step that finds these."""
+
+        def step(self, field: BlendField) -> Refined:
+            field.move_cameras(cameras.c2w, cameras.camera)
+            return Refined(cameras, taken=True, before=1.0, after=0.5)
+
+    model, anew = new_model(clip, small_config()), new_model(clip, small_config())
+    model.config.refinement = replace(model.config.refinement, steps=(5,))
+    model.refinement = cast(JointRefinement, Refinement())
+    model.refine_cameras(5)
+    inverse_depth = 1 / torch.from_numpy(clip.depth)
+    anew.adopt(cameras, inverse_depth, torch.ones_like(inverse_depth))
+    assert anew.network is not None
+    K = lens.matrix(torch.float32) / torch.tensor([[WIDTH], [HEIGHT], [1]])
+    anew.network.teach(replace(as_video(clip), intrinsics=K), c2w[START:], inverse_depth, START)
+    assert torch.allclose(rendered(model, 5)["rgb"], rendered(anew, 5)["rgb"], atol=1e-5)
+    assert torch.allclose(views_of(model).stage.taught().c2w, anew.network.taught().c2w)
 
 
 def test_frames_that_the_network_does_not_see_lend_nothing(clip: SyntheticClip) -> None:
