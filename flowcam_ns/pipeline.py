@@ -43,6 +43,8 @@ NOT_REFINED = (
     "Cameras stay as the checkpoint has them: refining them needs what flow told of their errors, which only the run "
     "that solved them knows"
 )
+NETWORK_FLAGS = "--pipeline.model.views, --pipeline.model.checkpoint and --pipeline.model.network.*"
+"""What decides whether a run has a network, and what is trained."""
 
 
 @dataclass
@@ -240,6 +242,11 @@ class FlowCamPipeline(VanillaPipeline):
                 raise FlowCamError(
                     f"the checkpoint holds {len(stored)} frames but the input now gives {optimizer.num_cameras}: "
                     "the video or the frame options have changed since it was trained"
+                )
+            # nerfstudio would load what there is, and leave the rest untrained without a word.
+            if self.flowcam.network is not None and not any("_model.network." in name for name in loaded_state):
+                raise FlowCamError(
+                    f"the checkpoint holds no network: leave out {NETWORK_FLAGS}, which its run did not have"
                 )
             super().load_pipeline(loaded_state, step)
             if not optimizer.is_solved:

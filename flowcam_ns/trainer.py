@@ -16,7 +16,7 @@ from flowcam_ns.data.splat_datamanager import FlowCamSplatDataManagerConfig
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.model.flowcam_model import FlowCamModelConfig
 from flowcam_ns.model.splat_model import require_cuda
-from flowcam_ns.pipeline import FlowCamPipeline
+from flowcam_ns.pipeline import NETWORK_FLAGS, FlowCamPipeline
 
 INTERRUPTED = 130
 """Exit code of a run that Ctrl-C ended."""
@@ -101,6 +101,18 @@ class FlowCamTrainer(Trainer):
         except KeyboardInterrupt:
             print("\nInterrupted before training began; the next run reuses the optical flow computed so far")
             raise SystemExit(INTERRUPTED) from None
+
+    def _load_checkpoint(self) -> None:
+        """Go on with a run, whose trained parts must be those of this one; FlowCamError where they are not."""
+        try:
+            super()._load_checkpoint()
+        except KeyError as missing:
+            if missing.args[0] not in ("fields", "network"):
+                raise
+            raise FlowCamError(
+                f"the run that left the checkpoint trained other parts than this one: give {NETWORK_FLAGS} as its "
+                "config.yml has them"
+            ) from None
 
     def train(self, *args: Any) -> None:
         """Train until done; Ctrl-C keeps what has been learnt."""

@@ -17,11 +17,13 @@ from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from flowcam_ns import pipeline as pipeline_module
+from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.se3 import opencv_to_opengl
 from flowcam_ns.model.network_stage import EVERY
 from flowcam_ns.pipeline import FlowCamPipeline
 from flowcam_ns.synthetic.clip import SyntheticClip, make_clip
 from flowcam_ns.synthetic.video_file import write_video
+from flowcam_ns.trainer import FlowCamTrainer
 
 COUNT, WIDTH, HEIGHT, UNPOSED = 10, 96, 64, 7
 
@@ -126,6 +128,30 @@ def test_views_of_the_networks_own_field_are_trained_and_come_back_from_a_checkp
     assert float(here["rgb"].std()) > 0.01
     pose = loaded.flowcam.camera_optimizer.c2w[2].numpy()
     assert len(loaded._contexts_of(pose)) == loaded.config.model.network.layers.num_context_views
+
+
+def test_a_run_without_a_network_is_not_gone_on_with_as_if_it_had_one(
+    video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = new_pipeline(video)
+    first.get_train_loss_dict(0)
+    with pytest.raises(SystemExit):
+        new_pipeline(video, views="latent").load_pipeline(copy.deepcopy(first.state_dict()), 5)
+    assert "holds no network" in capsys.readouterr().err
+
+
+def test_a_run_is_not_gone_on_with_where_other_parts_of_it_train(video: Path, tmp_path: Path) -> None:
+    first = new_pipeline(video, views="latent")
+    first.get_train_loss_dict(0)
+    state = {"step": 3, "pipeline": first.state_dict(), "optimizers": {"network": {}}}
+    torch.save(state, tmp_path / "step-000000003.ckpt")
+    config: Any = copy.deepcopy(flowcam_method.config)
+    config.load_checkpoint = tmp_path / "step-000000003.ckpt"
+    trainer = FlowCamTrainer(config)
+    trainer.pipeline = new_pipeline(video)
+    trainer.optimizers = trainer.setup_optimizers()
+    with pytest.raises(FlowCamError, match=r"--pipeline\.model\.views"):
+        trainer._load_checkpoint()
 
 
 @pytest.mark.parametrize("views", ["blend", "latent"])
