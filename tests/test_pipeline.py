@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -128,6 +129,15 @@ def test_views_of_the_networks_own_field_are_trained_and_come_back_from_a_checkp
     assert float(here["rgb"].std()) > 0.01
     pose = loaded.flowcam.camera_optimizer.c2w[2].numpy()
     assert len(loaded._contexts_of(pose)) == loaded.config.model.network.layers.num_context_views
+
+
+def test_a_network_needs_two_neighbouring_frames_with_a_pose(video: Path) -> None:
+    pipeline = new_pipeline(video, views="latent")
+    pipeline.get_train_loss_dict(0)
+    optimizer = pipeline.flowcam.camera_optimizer
+    optimizer.set_cameras(replace(optimizer.cameras(), posed=torch.arange(COUNT) % 2 == 0))
+    with pytest.raises(FlowCamError, match="two neighbouring frames"):
+        pipeline.teach_network()
 
 
 def test_a_run_without_a_network_is_not_gone_on_with_as_if_it_had_one(

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowcam_ns.alignment.result import Alignment
+from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.geometry.trajectory import align_sim3
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
 def network_video(
     frames: Frames, store: FlowStore, camera: Camera, posed: slice, long_side: int, device: torch.device | str
 ) -> NetworkVideo:
-    """The frames `posed`, small, with the flow of each back to the one before it. Lens distortion is left out."""
+    """The frames `posed`, small, with the flow of each back to the one before it. Lens distortion is left out.
+
+    Raises FlowCamError where they are fewer than two.
+    """
+    if posed.stop - posed.start < 2:
+        raise FlowCamError("the network needs two neighbouring frames with a pose, and the input has none")
     scale = min(1.0, long_side / max(frames.width, frames.height))
     width, height = max(round(frames.width * scale), 8), max(round(frames.height * scale), 8)
     images = [cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image in frames.images[posed]]
