@@ -74,8 +74,10 @@ def main(options: AdaptationOptions) -> list[Section]:
                 nothing, trained = (dict(curve(ablation, options, seed, start)) for start in STARTS)
                 for start, row in zip(STARTS, (nothing, trained), strict=True):
                     psnr = {f"{step}": row[step] for step in options.steps}
-                    scores.rows.append({"sequence": name, "start": start, **psnr, "nearest": row[NEAREST]})
-                speed.rows.append({"sequence": name, **steps_to_reach(nothing, trained, options.steps)})
+                    scores.rows.append(
+                        {"sequence": name, "seed": seed, "start": start, **psnr, "nearest": row[NEAREST]}
+                    )
+                speed.rows.append({"sequence": name, "seed": seed, **steps_to_reach(nothing, trained, options.steps)})
                 write_report(options.output_dir, describe_machine(), [scores, speed])
     print(scores.markdown(), speed.markdown(), sep="\n\n")
     return [scores, speed]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import pytest
 import torch
 
+import benchmark_adaptation
 from _benchmark.ablation import Ablation, Input
 from benchmark_adaptation import NEAREST, STARTS, AdaptationOptions, curve, steps_to_reach
 from flowcam_ns.model.checkpoint import write_checkpoint
@@ -29,6 +33,17 @@ def test_an_untrained_and_a_trained_network_are_set_side_by_side(tmp_path: Path)
     assert nothing[NEAREST] == trained[NEAREST]
     assert nothing[0] != trained[0]
     assert nothing[0] != nothing[2]
+
+
+def test_the_rows_of_several_seeds_can_be_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = SimpleNamespace(truth=SimpleNamespace(c2w=np.tile(np.eye(4), (3, 1, 1))))
+    monkeypatch.setattr(benchmark_adaptation, "load_sequence", lambda *_: recorded)
+    monkeypatch.setattr(benchmark_adaptation, "curve", lambda *_: iter([(0, 10.0), (9, 20.0), (NEAREST, 15.0)]))
+    options = AdaptationOptions(sequences=("a", "b"), steps=(0, 9), seeds=(0, 3), output_dir=tmp_path)
+    scores, speed = benchmark_adaptation.main(options)
+    told = [(row["sequence"], row["seed"]) for row in speed.rows]
+    assert told == [("a", 0), ("a", 3), ("b", 0), ("b", 3)]
+    assert len({(row["sequence"], row["seed"], row["start"]) for row in scores.rows}) == len(scores.rows) == 8
 
 
 def test_the_first_step_with_as_high_a_psnr_counts() -> None:
