@@ -41,7 +41,7 @@ CROSS_OVERLAP = 0.25
 CONFIRMED, ENOUGH = 0.3, 4
 """Share of those pairs whose flow must be trustworthy for the tie to be believed; of many pairs, so many do."""
 MAX_SINGLE_FRAMES = 64
-"""Single frames tried at most; a video with more of them is beyond mending."""
+"""Single frames tried at most, and tries with finer features; a video with more of them is beyond mending."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,8 @@ class _Ties:
         self._seen: dict[Pair, Resection | None] = {}
         self._likeness: dict[Pair, int] = {}
         self._failed: dict[tuple[int, ...], int] = {}
+        self._finer: KnownPart | None = None
+        self._finer_tries = 0
 
     def by_likeness(self, parts: list[Part]) -> list[Part]:
         """The parts worth a try, those that look most like the known one first."""
@@ -158,8 +160,13 @@ class _Ties:
 
     def _join_by_finer_features(self, frame: int) -> bool:
         """Join a single frame that features tie and flow does not confirm."""
-        known = self._known_by(self.video.features.finer(), self.known.part)
-        seen = tied_firmly(known, frame, [other for other, _ in self._likely_pairs([frame])])
+        if self._finer_tries == MAX_SINGLE_FRAMES:
+            return False
+        self._finer_tries += 1
+        if self._finer is None:
+            self._finer = self._known_by(self.video.features.finer(), self.known.part)
+        self._finer.grow_to(self.known.part)
+        seen = tied_firmly(self._finer, frame, [other for other, _ in self._likely_pairs([frame])])
         if not seen:
             return False
         self.known.grow_to(self.known.part.joined(self._tied_frame(seen)))

@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from flowcam_ns.alignment import bridge
 from flowcam_ns.alignment.estimate import estimate_poses
+from flowcam_ns.alignment.feature_tie import tied_firmly
 from flowcam_ns.alignment.measure import Measurements
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.part import Part
 from flowcam_ns.alignment.pnp import solve_pnp
 from flowcam_ns.alignment.problem import FlowState
-from flowcam_ns.alignment.resection import agreement
+from flowcam_ns.alignment.resection import KnownPart, Resection, agreement
 from flowcam_ns.alignment.tie import Similarity, moved
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.metrics import score_trajectory
@@ -100,6 +102,23 @@ def test_where_flow_confirms_nothing_frames_with_many_features_are_tied_all_the_
     scores = score_trajectory(found.c2w, truth, found.posed)
     assert scores.max_rotation_deg < 1.0
     assert scores.max_position_relative < 0.03
+
+
+def test_finer_features_are_tried_a_few_times_at_most(
+    rendered: Callable, unconfirmed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each frame tied lets all the others be tried once more: without a bound that never ends in a long video."""
+    tries = []
+
+    def counted(known: KnownPart, frame: int, others: list[int]) -> list[Resection]:
+        tries.append(frame)
+        return tied_firmly(known, frame, others)
+
+    monkeypatch.setattr(bridge, "tied_firmly", counted)
+    monkeypatch.setattr(bridge, "MAX_SINGLE_FRAMES", 3)
+    found = estimate_poses(frames_of(rendered("orbit", 2, [*BEFORE, *AFTER])), options=UNCACHED)
+    assert len(tries) == 3
+    assert len(BEFORE) < int(found.posed.sum()) <= len(BEFORE) + 3
 
 
 def test_where_flow_confirms_nothing_another_scene_stays_untied(rendered: Callable, unconfirmed: None) -> None:
