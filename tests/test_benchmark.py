@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import benchmark
 from _benchmark.command import run
 from _benchmark.tables import Section, markdown_table, write_report, written
 from flowcam_ns.errors import FlowCamError
@@ -107,3 +110,17 @@ def test_a_file_without_poses_is_refused_in_one_line(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(FlowCamError, match="is no transforms"):
         read_trajectory(path)
+
+
+def test_what_one_section_computed_spares_no_other_its_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    caches = []
+
+    def measured(*_: object) -> dict[str, Callable[[], Section]]:
+        return dict.fromkeys(
+            ("views", "recorded"), lambda: (caches.append(os.environ["FLOWCAM_CACHE"]), Section("x"))[1]
+        )
+
+    monkeypatch.setenv("FLOWCAM_CACHE", str(tmp_path))  # put back afterwards
+    monkeypatch.setattr(benchmark, "_measures", measured)
+    benchmark.main(benchmark.BenchmarkOptions(sections=("views", "recorded"), output_dir=tmp_path / "out"))
+    assert len(set(caches)) == 2
