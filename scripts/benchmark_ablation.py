@@ -15,9 +15,8 @@ from typing import Optional
 import torch
 import tyro
 
-from _benchmark.ablation import PARTS, Ablation, Input, Size, flags
+from _benchmark.ablation import PARTS, Ablation, Input, Size, flags, recorded_input
 from _benchmark.machine import describe_machine
-from _benchmark.sequences import load_sequence
 from _benchmark.tables import Section, write_report
 from flowcam_ns.synthetic.clip import plan_clip
 from flowcam_ns.synthetic.exact_flow import rows_of
@@ -92,11 +91,7 @@ def inputs(options: Options, scratch: Path) -> Iterator[Input]:
         write_video(path, (plan.view(index)[0] for index in range(len(plan))))
         rows = rows_of(load_frames(path, FrameOptions()))
         yield Input(motion, path, torch.from_numpy(plan.c2w[rows]), FrameOptions())
-    for name in options.sequences:
-        recorded = load_sequence(options.data, name)
-        folder, _, count = name.partition(":")
-        frames = FrameOptions(end_frame=int(count) - 1 if count else None)
-        yield Input(name, options.data / folder, torch.from_numpy(recorded.truth.c2w), frames)
+    yield from (recorded_input(options.data, name) for name in options.sequences)
 
 
 def notes(options: Options) -> list[str]:

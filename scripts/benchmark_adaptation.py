@@ -15,13 +15,11 @@ from pathlib import Path
 import torch
 import tyro
 
-from _benchmark.ablation import Ablation, Input, Size, optimizers_of, step_once
+from _benchmark.ablation import Ablation, Size, optimizers_of, recorded_input, step_once
 from _benchmark.machine import describe_machine
-from _benchmark.sequences import load_sequence
 from _benchmark.tables import Row, Section, write_report
 from flowcam_ns.model.checkpoint import read_checkpoint
 from flowcam_ns.model.network_stage import EVERY
-from flowcam_ns.video.options import FrameOptions
 
 
 @dataclass
@@ -65,10 +63,7 @@ def main(options: AdaptationOptions) -> list[Section]:
     )
     with tempfile.TemporaryDirectory(prefix="flowcam-adaptation-") as scratch:
         for name in options.sequences:
-            recorded = load_sequence(options.data, name)
-            folder, _, count = name.partition(":")
-            frames = FrameOptions(end_frame=int(count) - 1 if count else None)
-            source = Input(name, options.data / folder, torch.from_numpy(recorded.truth.c2w), frames)
+            source = recorded_input(options.data, name)
             ablation = Ablation(source, Path(scratch), "cuda" if torch.cuda.is_available() else "cpu", warm_up=False)
             for seed in options.seeds:
                 nothing, trained = (dict(curve(ablation, options, seed, start)) for start in STARTS)

@@ -37,7 +37,7 @@ def test_an_untrained_and_a_trained_network_are_set_side_by_side(tmp_path: Path)
 
 def test_the_rows_of_several_seeds_can_be_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = SimpleNamespace(truth=SimpleNamespace(c2w=np.tile(np.eye(4), (3, 1, 1))))
-    monkeypatch.setattr(benchmark_adaptation, "load_sequence", lambda *_: recorded)
+    monkeypatch.setattr("_benchmark.ablation.load_sequence", lambda *_: recorded)
     monkeypatch.setattr(benchmark_adaptation, "curve", lambda *_: iter([(0, 10.0), (9, 20.0), (NEAREST, 15.0)]))
     options = AdaptationOptions(sequences=("a", "b"), steps=(0, 9), seeds=(0, 3), output_dir=tmp_path)
     scores, speed = benchmark_adaptation.main(options)

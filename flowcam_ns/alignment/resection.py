@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 from flowcam_ns.alignment.bootstrap import PIXEL
 from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.lens import centred_pixels, rays
-from flowcam_ns.alignment.linearize import residuals
+from flowcam_ns.alignment.linearize import reproduced
 from flowcam_ns.alignment.measure import centred_points, flow_weight
 from flowcam_ns.alignment.part import Part
 from flowcam_ns.alignment.pnp import solve_pnp
@@ -56,7 +56,7 @@ class Resection:
     """Where the frame sees those points (x/z, y/z)."""
     which: Int[np.ndarray, "inliers"]
     """The frame's features that they are."""
-    share: float = 1.0
+    share: float
     """Of the matches that have a depth, so many agree with the pose."""
 
 
@@ -107,8 +107,7 @@ class KnownPart:
         nearest = KDTree(solved).query(local.points[0].T.numpy())[1]
         start = FlowState(state.c2w[poses], state.inverse_depth[at].double()[nearest][None], state.lens)
         found = triangulate(local, start, (16 * PIXEL, 4 * PIXEL, 2 * PIXEL))
-        error, valid = residuals(local, found)
-        agrees = ((error.norm(dim=2) < AGREES) & valid & (local.confidence > 0)).any(1)[0]
+        agrees = (reproduced(local, found, AGREES) & (local.confidence > 0)).any(1)[0]
         inverse = found.inverse_depth[0]
         which = torch.nonzero(agrees & (inverse > FAR * depth))[:, 0].numpy()
         ray = self.rays(frame)[which]

@@ -17,7 +17,7 @@ from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.geometry.trajectory import align_sim3
-from flowcam_ns.model.clip_training import NetworkVideo, fit_network
+from flowcam_ns.model.clip_training import NetworkVideo, fit_network, normalized_intrinsics
 from flowcam_ns.model.network_stage import NetworkStage
 from flowcam_ns.model.online import network_poses
 from flowcam_ns.model.view_outputs import induced_flow
@@ -44,11 +44,10 @@ def network_video(
         dense, trust = store.dense(later, later - 1)
         flow.append(cv2.resize(dense, (width, height), interpolation=cv2.INTER_AREA))
         confidence.append(cv2.resize(trust, (width, height), interpolation=cv2.INTER_AREA))
-    intrinsics = camera.matrix(torch.float32) / torch.tensor([[camera.width], [camera.height], [1.0]])
     return NetworkVideo(
         frames=(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1).to(device),
         backward_flow=torch.from_numpy(np.stack(flow)).permute(0, 3, 1, 2).to(device),
-        intrinsics=intrinsics.to(device),
+        intrinsics=normalized_intrinsics(camera).to(device),
         confidence=torch.from_numpy(np.stack(confidence)).to(device),
     )
 

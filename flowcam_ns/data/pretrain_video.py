@@ -15,6 +15,7 @@ from flowcam_ns.flow.estimator import FlowEstimator
 from flowcam_ns.flow.store import FlowStore
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.model.clip import Clip
+from flowcam_ns.model.clip_training import normalized_intrinsics
 from flowcam_ns.video.frames import Frames
 
 FLOW_OVER_NETWORK = 2
@@ -30,7 +31,7 @@ class PretrainVideo:
         images, camera = cropped(frames.images, camera.scaled_to(frames.width, frames.height), width / height)
         self._images = _resized(images, FLOW_OVER_NETWORK * width, FLOW_OVER_NETWORK * height)
         self._store = FlowStore(self._images, estimator, FLOW_OVER_NETWORK * max(size))
-        self.intrinsics = camera.matrix(torch.float32) / torch.tensor([[camera.width], [camera.height], [1.0]])
+        self.intrinsics = normalized_intrinsics(camera)
         truth = frames.ground_truth
         self.c2w = None if truth is None else torch.from_numpy(truth.c2w).float()
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.model.clip import Clip
 from flowcam_ns.model.flowcam_network import FlowCamNetwork, NetworkOutput
 from flowcam_ns.model.losses import NetworkLossConfig, clip_losses
@@ -47,6 +48,11 @@ class NetworkVideo:
             confidence=None if self.confidence is None else self.confidence[None, pairs],
             first_flow=self.backward_flow[None, start - 1] if start > 0 else None,
         )
+
+
+def normalized_intrinsics(camera: Camera) -> Float[Tensor, "3 3"]:
+    """A lens's pinhole matrix divided by its image's size; distortion is left out."""
+    return camera.matrix(torch.float32) / torch.tensor([[camera.width], [camera.height], [1.0]])
 
 
 @dataclass

@@ -20,7 +20,13 @@ from flowcam_ns.model.alignment_loss import (
     world_to_network_scale,
 )
 from flowcam_ns.model.checkpoint import Checkpoint, to_our_names
-from flowcam_ns.model.clip_training import ClipTrainingConfig, NetworkVideo, network_losses, sample_clip
+from flowcam_ns.model.clip_training import (
+    ClipTrainingConfig,
+    NetworkVideo,
+    network_losses,
+    normalized_intrinsics,
+    sample_clip,
+)
 from flowcam_ns.model.flowcam_network import FlowCamNetwork
 from flowcam_ns.model.network_config import NetworkConfig, small_config
 from flowcam_ns.model.online import network_poses
@@ -120,8 +126,7 @@ class NetworkStage(nn.Module):
             return
         video, start, scale = self._taught.video, self._taught.start, self._taught.scale
         moved = scaled_poses(c2w[start : start + len(video.frames)].float(), scale).to(video.frames.device)
-        size = torch.tensor([[camera.width], [camera.height], [1.0]])
-        intrinsics = (camera.matrix(torch.float32) / size).to(video.intrinsics)
+        intrinsics = normalized_intrinsics(camera).to(video.intrinsics)
         self._taught = replace(self._taught, video=replace(video, intrinsics=intrinsics), c2w=moved)
 
     def step(self, with_colours: bool = True) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -15,6 +15,7 @@ from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.engine.optimizers import Optimizers
 from torch import Tensor
 
+from _benchmark.sequences import load_sequence
 from _benchmark.tables import Row
 from flowcam_ns.data.network_video import longest_run
 from flowcam_ns.geometry.metrics import PoseScores, score_trajectory
@@ -60,6 +61,14 @@ class Input:
     c2w: Float[Tensor, "frames 4 4"]
     """OpenCV camera-to-world of the frames that decoding selects."""
     frames: FrameOptions
+
+
+def recorded_input(data: Path, name: str) -> Input:
+    """A recorded sequence below `data`; "name:23" means its first 23 frames."""
+    recorded = load_sequence(data, name)
+    folder, _, count = name.partition(":")
+    frames = FrameOptions(end_frame=int(count) - 1 if count else None)
+    return Input(name, data / folder, torch.from_numpy(recorded.truth.c2w), frames)
 
 
 @dataclass(frozen=True)
