@@ -1,4 +1,4 @@
-"""The first few frames: poses, depths and focal length from nothing."""
+"""The first few frames: poses, depths, focal length and barrel distortion from nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ INDEPENDENT = 4000
 """How many independent measurements of the lens a video's flow amounts to, against the prior; of the focal length that
 is measured in the end (`covariance.lens_evidence`)."""
 PRINCIPAL_POINT = slice(1, 3)
-LENS_FREE = torch.tensor([True, False, False, False, False, False, False])
+FOCAL_AND_BARREL = (True, False, False, True, False, False, False)
+"""What of the lens is solved for while little is known: without k1, the barrel of an action camera's picture can only
+be explained by a focal length that is half as long again, and by motions to match."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class LensBelief:
 
 
 def solve_first_window(problem: FlowProblem, belief: LensBelief) -> Solution:
-    """Poses, depths and focal length of a few frames, from nothing: the best of several starts.
+    """Poses, depths, focal length and k1 of a few frames, from nothing: the best of several starts.
 
     Several focal lengths are tried, from two views and from a camera at rest before a plane at depth 1; the lowest
     converged robust cost wins. Frame 0 is the origin.
@@ -78,7 +80,7 @@ def solve_first_window(problem: FlowProblem, belief: LensBelief) -> Solution:
     held = Free(
         torch.arange(frames, device=device) > 0, torch.ones(frames, dtype=torch.bool, device=device), fixed_lens
     )
-    free = held if belief.known else replace(held, lens=LENS_FREE.to(device))
+    free = held if belief.known else replace(held, lens=torch.tensor(FOCAL_AND_BARREL, device=device))
     starts = [belief.mean] if belief.known else [_with_focal(belief.mean, f) for f in FOCAL_STARTS]
     found = [_settle(problem, start, free, belief) for start in _starts(problem, starts, held)]
     best = min(found, key=lambda solution: solution.cost)
@@ -128,7 +130,7 @@ def _best_relief(problem: FlowProblem, lens: Float[Tensor, "lens"], held: Free) 
 
 
 def _settle(problem: FlowProblem, found: Solution, free: Free, belief: LensBelief) -> Solution:
-    """The focal length joins in, under narrower kernels."""
+    """Focal length and barrel join in, under narrower kernels."""
     for scale, iterations in ((4 * PIXEL, 20), (2 * PIXEL, 15)):
         prior = belief.prior(robust_cost_at(problem, found.state, scale), found.state.lens)
         found = minimize(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 
 from flowcam_ns.alignment import bootstrap
-from flowcam_ns.alignment.bootstrap import PIXEL, LensBelief
+from flowcam_ns.alignment.bootstrap import FOCAL_AND_BARREL, PIXEL, LensBelief
 from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.given_start import explained_shares
 from flowcam_ns.alignment.grow import Segment, grow
@@ -122,7 +122,8 @@ def _solve_part(
         progress(segment)
 
     def settle(part: Segment) -> None:
-        solved = refine_all(*segment_problem(problem, part), belief, scales=(2.0,), iterations=6).state
+        rows, start = segment_problem(problem, part)
+        solved = refine_all(rows, start, belief, scales=(2.0,), iterations=6, stages=(FOCAL_AND_BARREL,)).state
         part.state.c2w[part.start : part.stop] = solved.c2w
         part.state.inverse_depth[part.start : part.stop] = solved.inverse_depth
         part.state = replace(part.state, lens=solved.lens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from flowcam_ns.errors import FlowCamError
 from flowcam_ns.flow.dis import DISFlow
 from flowcam_ns.flow.store import FlowStore
 from flowcam_ns.geometry import se3
+from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.geometry.metrics import PoseScores, constant_velocity_baseline, score_trajectory
 from flowcam_ns.synthetic.clip import SyntheticClip, make_clip, plan_clip
 from flowcam_ns.synthetic.exact_flow import ExactFlowStore
@@ -73,6 +74,20 @@ def solved(clips: Callable[[str], SyntheticClip]) -> Callable[[str], Solved]:
 def orbit(solved: Callable[[str], Solved]) -> tuple[SyntheticClip, Alignment]:
     """One clip with its solution."""
     return solved("orbit").clip, solved("orbit").found
+
+
+def test_the_barrel_of_an_action_camera_is_told_from_its_focal_length() -> None:
+    """Solved for last, barrel distortion was taken for twice the focal length and motions to match."""
+    lens = replace(Camera.from_focal(WIDTH, HEIGHT, 0.55 * WIDTH), k1=-0.2)
+    clip = make_clip("sideways", seed=1, frames=20, camera=lens)
+    found = estimate_poses(clip.to_frames(), options=UNCACHED)
+    scores = score_trajectory(found.c2w, torch.from_numpy(clip.c2w), found.posed, found.camera, lens)
+    assert scores.posed == len(clip.c2w)
+    assert scores.ate_relative < 0.005
+    assert scores.auc_5 > 0.8
+    assert scores.focal_error_percent is not None
+    assert scores.focal_error_percent < 5
+    assert -0.26 < found.camera.k1 < -0.15
 
 
 def frames_of(images: np.ndarray, name: str = "clip") -> Frames:
