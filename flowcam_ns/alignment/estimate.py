@@ -37,6 +37,7 @@ from flowcam_ns.alignment.window import window_problem
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.flow.cache import FlowCache
 from flowcam_ns.flow.estimator import make_estimator
+from flowcam_ns.flow.overlay import find_overlay
 from flowcam_ns.flow.store import FlowStore
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.video.frames import Frames
@@ -54,6 +55,10 @@ PRINCIPAL_POINT_SPREAD, DISTORTION_SPREAD, TANGENTIAL_SPREAD = 0.0035, 0.1, 0.00
 ONLY_TURNS = (
     "The camera only turns, it does not move: rotations are estimated, all positions are the same and no depth can be "
     "told."
+)
+OVERLAY = (
+    "of the picture stays where it is while the rest moves (a logo, a caption, bars, a part of the car) and is left "
+    "out of poses and depths."
 )
 NO_START = "fewer than three neighbouring frames share trustworthy flow; is the video sharp and textured?"
 NOT_POSED = (
@@ -128,7 +133,7 @@ def _estimate(
         main = replace(main, state=solution.state)
         turning = fit_rotation(part, main.state, belief)
     report("Poses", 1.0, main.state.c2w)
-    warnings: list[str] = []
+    warnings = [] if store.overlay is None else [f"{100 * store.overlay.mean():.1f} % {OVERLAY}"]
     if only_turns(part, main.state, turning):
         warnings.append(ONLY_TURNS)
         bridged, solved = Bridged(main), Solved(part, turning, part, turning)
@@ -189,6 +194,7 @@ def flow_store(frames: Frames, options: AlignmentOptions) -> FlowStore:
         masks=frames.masks,
         cache=cache,
         use_confidence=options.flow_confidence,
+        overlay=find_overlay(frames.images) if options.find_overlays else None,
     )
 
 

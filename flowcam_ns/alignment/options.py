@@ -17,6 +17,8 @@ class AlignmentOptions:
     """Long side, in px, of the images on which flow is estimated."""
     flow_confidence: bool = True
     """Weigh flow by how well its two directions agree; otherwise all that stays inside the picture counts alike."""
+    find_overlays: bool = True
+    """Leave out what stays at one place of the picture while the rest moves: logos, captions, bars at the sides."""
     cache: bool = True
     """Keep computed flow on disk, so that a second run on the same video starts at once."""
     cache_dir: Path | None = None

@@ -87,6 +87,8 @@ class FlowImages:
         """The masks without the pixels next to what is masked."""
         width, height = (2 * np.ceil(MASK_MARGIN / self.scale).astype(int) + 1).tolist()
         around = np.ones((height, width), np.uint8)
+        if masks.strides[0] == 0:  # one mask for all frames
+            return np.broadcast_to(cv2.erode(masks[0].astype(np.uint8), around).astype(bool), masks.shape)
         return np.stack([cv2.erode(mask.astype(np.uint8), around) for mask in masks]).astype(bool)
 
     def _shrink(self, image: UInt8[np.ndarray, "height width 3"], color: bool) -> UInt8[np.ndarray, "h w *rgb"]:

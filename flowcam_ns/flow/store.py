@@ -21,6 +21,7 @@ from flowcam_ns.flow.features import Features
 from flowcam_ns.flow.flow_images import FlowImages
 from flowcam_ns.flow.gather import BilinearGather
 from flowcam_ns.flow.lead import followed
+from flowcam_ns.flow.overlay import without_overlay
 from flowcam_ns.flow.pair import STEPS_PER_PX, FlowPair
 from flowcam_ns.flow.threads import one_opencv_thread
 
@@ -46,6 +47,8 @@ class FlowStore:
     can start anywhere): on real video DIS then finds 1.5 to 2 times as many good points at a gap of 8. Where neighbours
     lie too far apart for the search, matched features lead it (`lead.py`).
 
+    Where `overlay` is True all frames show what is not of the scene; there they are masked.
+
     Unless `use_confidence`, all flow that stays inside the image and off the masks has confidence 1.
     """
 
@@ -60,8 +63,11 @@ class FlowStore:
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
         chain: int = DEFAULT_CHAIN,
         use_confidence: bool = True,
+        overlay: Bool[np.ndarray, "height width"] | None = None,
     ) -> None:
         self.estimator = make_estimator() if estimator is None else estimator
+        self.overlay = overlay
+        masks = masks if overlay is None else without_overlay(masks, overlay, len(images))
         self._small = FlowImages(images, masks, long_side, self.estimator.color)
         self.height, self.width, self.scale = self._small.height, self._small.width, self._small.scale
         self.flow_height, self.flow_width = self._small.flow_height, self._small.flow_width

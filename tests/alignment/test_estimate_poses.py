@@ -90,6 +90,20 @@ def test_the_barrel_of_an_action_camera_is_told_from_its_focal_length() -> None:
     assert -0.26 < found.camera.k1 < -0.15
 
 
+def test_a_logo_of_a_tenth_of_the_picture_does_no_harm(clips: Callable[[str], SyntheticClip]) -> None:
+    """Its flow says that nothing moves, which is to say that it is far away."""
+    clip = clips("orbit")
+    frames = clip.to_frames()
+    images = frames.images.copy()
+    noise = np.random.default_rng(0).integers(0, 255, (9, 16, 3)).astype(np.uint8)
+    images[:, 72:, :64] = cv2.resize(noise, (64, 36), interpolation=cv2.INTER_NEAREST)
+    found = estimate_poses(replace(frames, images=images), options=UNCACHED)
+    scores = score_trajectory(found.c2w, torch.from_numpy(clip.c2w), found.posed)
+    assert scores.posed == len(frames)
+    assert scores.ate_relative < 0.01
+    assert "% of the picture stays where it is" in found.warnings[0]
+
+
 def frames_of(images: np.ndarray, name: str = "clip") -> Frames:
     return Frames(images, [str(index) for index in range(len(images))], np.arange(len(images)) / 30, name)
 

@@ -49,7 +49,7 @@ def with_moving_block(clip: SyntheticClip) -> Frames:
 
 
 def solved(frames: Frames) -> tuple[Alignment, PoseScores]:
-    found = estimate_poses(frames, options=AlignmentOptions(cache=False))
+    found = estimate_poses(frames, options=AlignmentOptions(cache=False, find_overlays=False))
     assert frames.ground_truth is not None
     return found, score_trajectory(found.c2w, torch.from_numpy(frames.ground_truth.c2w), found.posed)
 
