@@ -18,11 +18,12 @@ from _benchmark.command import run
 from _benchmark.comparison import Race, accuracy_section, cost_section, total_times
 from _benchmark.epipolar import GAPS, PAIRS_PER_GAP, Candidate, judge, match_features, sampson_error, spread_pairs
 from _benchmark.estimate import Estimate
-from _benchmark.hard import VARIANTS, Variant, harder
+from _benchmark.hard import SPOILED, VARIANTS, Variant, harder
 from _benchmark.judge_table import TRUTH, judge_rows
 from _benchmark.long import long_section, loop_ends, loop_gap
 from _benchmark.methods import Outcome, run_method
 from _benchmark.sequences import RecordedSequence, all_names, load_sequence
+from _benchmark.spoiled import BARREL, LOGO_HEIGHT, LOGO_WIDTH, compressed, through_barrel, with_logo
 from _benchmark.stability import stability_row, write_variant
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.camera import Camera
@@ -358,9 +359,38 @@ def test_a_harder_version_has_the_truth_of_its_own_frames(dataset: Path, tmp_pat
         assert image is not None
         assert np.abs(image[..., ::-1] - 0.15 * sequence.frames.images[4]).max() <= 0.51
         assert lens == whole
+    elif variant in SPOILED:
+        assert len({file.parent for file in made.files}) == 1
+        assert not np.array_equal(made.frames.images[4], sequence.frames.images[4])
+        assert (lens.fx, lens.width, lens.height) == (whole.fx, *made.frames.images.shape[2:0:-1])
     else:
         assert made.files == [sequence.files[i] for i in kept]
         assert lens == whole
+
+
+def test_an_action_cameras_picture_is_what_its_lens_would_see(clip: SyntheticClip) -> None:
+    bent, lens = through_barrel(clip.rgb, clip.camera)
+    assert lens is not None
+    height, width = bent.shape[1:3]
+    assert 0.5 * clip.camera.width < width < clip.camera.width
+    y, x = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) + 0.5 for side in (height, width)), indexing="ij")
+    seen = replace(lens, k1=BARREL).unproject(torch.stack([x, y], dim=-1))
+    before = (clip.camera.project(seen) - 0.5).float().numpy()
+    expected = cv2.remap(clip.rgb[4], before[..., 0], before[..., 1], cv2.INTER_CUBIC)
+    assert np.abs(expected.astype(int) - bent[4]).mean() < 0.5
+    assert bent.min(axis=(0, 3)).max() > 0
+
+
+def test_a_logo_stays_where_it_is_and_compression_keeps_the_scene(clip: SyntheticClip) -> None:
+    marked, lens = with_logo(clip.rgb, clip.camera)
+    assert lens == clip.camera
+    height, width = clip.rgb.shape[1] // LOGO_HEIGHT, clip.rgb.shape[2] // LOGO_WIDTH
+    assert (marked[:, -height:, :width] == marked[:1, -height:, :width]).all()
+    assert np.array_equal(marked[:, :-height], clip.rgb[:, :-height])
+    small, _ = compressed(clip.rgb, clip.camera)
+    assert small.shape == clip.rgb.shape
+    error = np.abs(small.astype(int) - clip.rgb).mean()
+    assert 1 < error < 15
 
 
 # --- stability

@@ -120,9 +120,10 @@ def _estimate(
         points, measured, motion, support = _measure(frames, store, options, report)
     few = few_points(points.shape[1], len(frames))
     with watch("solve"), store.features.found_meanwhile(feature_pairs(len(frames))):
-        coarse = measure.build_problem(store, points, measured).thinned(few)
+        texture = store.texture(points)
+        coarse = measure.where_seen(measure.build_problem(store, points, measured), texture).thinned(few)
         given = None if start is None else segment_from_poses(coarse, start, belief)
-        window = partial(window_problem, store, points, few, motion)
+        window = partial(window_problem, store, points, texture, few, motion)
         segments = [given] if given else solve_segments(coarse, motion, support, belief, report_part, window)
         if not segments:
             raise FlowCamError(f"{frames.name}: {NO_START}")

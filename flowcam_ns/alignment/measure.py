@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -149,6 +149,15 @@ def build_problem(
         targets=centred_points(targets, store, dtype),
         confidence=torch.as_tensor(weights).to(dtype),
     )
+
+
+def where_seen(problem: FlowProblem, texture: Float32[np.ndarray, "rows points"]) -> FlowProblem:
+    """The same flow, of which what was guessed from its surroundings counts for less (`FlowStore.texture`).
+
+    For the search for poses: plain parts of a picture err together, and where there is little parallax they may lead to
+    a wrong valley. Once poses are about right a robust kernel deals with those of them that are wrong.
+    """
+    return replace(problem, confidence=problem.confidence * torch.from_numpy(texture).to(problem.confidence)[:, None])
 
 
 def few_points(points: int, frames: int) -> Int[torch.Tensor, "few"]:

@@ -102,14 +102,15 @@ def window_pairs(keys: list[int], motion: Float[np.ndarray, "steps"]) -> list[me
 def window_problem(
     store: FlowStore,
     points: Float[np.ndarray, "frames points 2"],
+    texture: Float[np.ndarray, "frames points"],
     few: Int[torch.Tensor, "few"],
     motion: Float[np.ndarray, "steps"],
     keys: list[int],
 ) -> FlowProblem:
-    """Flow between a window's frames, one row for each, at `few` of the points."""
+    """Flow between a window's frames, one row for each, at `few` of the points; plain places count for less."""
     measured = measure.measure_pairs(store, points, window_pairs(keys, motion))
     place = {frame: row for row, frame in enumerate(keys)}
     renumbered = measure.Measurements(
         [(place[i], place[j]) for i, j in measured.pairs], measured.targets, measured.confidence
     )
-    return measure.build_problem(store, points[keys], renumbered).thinned(few)
+    return measure.where_seen(measure.build_problem(store, points[keys], renumbered), texture[keys]).thinned(few)

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from flowcam_ns.flow.texture import corner_strength
+
 LONG_SIDE = 512
 """Pictures are looked at no larger than this."""
 LOOKED_AT, FEWEST = 24, 12
@@ -70,8 +72,8 @@ def _small(image: UInt8[np.ndarray, "height width 3"]) -> Float32[np.ndarray, "h
 def _around_corners(
     stack: Float32[np.ndarray, "frames h w"], mean: Float32[np.ndarray, "h w"], spread: Float32[np.ndarray, "h w"]
 ) -> Bool[np.ndarray, "h w"]:
-    usual = np.mean([_corner_strength(image) for image in stack], axis=0)
-    lasting = _corner_strength(mean)
+    usual = np.mean([corner_strength(image, WINDOW) for image in stack], axis=0)
+    lasting = corner_strength(mean, WINDOW)
     corners = (lasting > PERSISTENT * usual) & (lasting > STRONG) & (spread < STILL)
     near = cv2.dilate(corners.astype(np.uint8), _disc(REACH))
     # Letters and their background: what lies between pixels that do not change belongs to them.
@@ -82,15 +84,6 @@ def _around_corners(
     enough = np.bincount(label[corners], minlength=count) >= CORNERS
     enough[0] = False
     return enough[label]
-
-
-def _corner_strength(image: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
-    """Root of the smaller eigenvalue of the structure tensor, grey levels a px."""
-    # Sobel's kernel of 3 px counts every gradient eightfold.
-    x, y = cv2.Sobel(image, cv2.CV_32F, 1, 0) / 8, cv2.Sobel(image, cv2.CV_32F, 0, 1) / 8
-    xx, xy, yy = (cv2.boxFilter(product, -1, (WINDOW, WINDOW)) for product in (x * x, x * y, y * y))
-    smaller = (xx + yy) / 2 - np.sqrt(np.square((xx - yy) / 2) + np.square(xy))
-    return np.sqrt(np.maximum(smaller, 0))
 
 
 def _bars(mean: Float32[np.ndarray, "h w"], spread: Float32[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:

@@ -23,6 +23,7 @@ from flowcam_ns.flow.gather import BilinearGather
 from flowcam_ns.flow.lead import followed
 from flowcam_ns.flow.overlay import without_overlay
 from flowcam_ns.flow.pair import STEPS_PER_PX, FlowPair
+from flowcam_ns.flow.texture import texture_share
 from flowcam_ns.flow.threads import one_opencv_thread
 
 Pair = tuple[int, int]
@@ -165,6 +166,12 @@ class FlowStore:
     def usable(self, frame: int, points: Float32[np.ndarray, "points 2"]) -> Bool[np.ndarray, "points"]:
         """Whether points (px) lie inside a frame and on an unmasked pixel."""
         return self._small.usable(np.array([frame]), points[None])[0]
+
+    def texture(self, points: Float32[np.ndarray, "frames points 2"]) -> Float32[np.ndarray, "frames points"]:
+        """How much of the flow at every frame's points was seen there, in [0, 1] (`texture_share`)."""
+        x, y = np.moveaxis((points * self.scale).astype(np.int64), -1, 0)
+        x, y = x.clip(0, self.flow_width - 1), y.clip(0, self.flow_height - 1)
+        return np.stack([texture_share(self._small.grey(frame))[y[frame], x[frame]] for frame in range(len(self))])
 
     def weighed(self, pair: FlowPair) -> FlowPair:
         """The pair with the confidence that this store goes by."""

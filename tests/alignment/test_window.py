@@ -245,7 +245,7 @@ def window_of(store: ExactFlowStore, keys: list[int] | None = None) -> tuple[lis
     motion, support = neighbour_motion(store, points)
     keys = keys or first_window(motion, support, (0, len(store)))
     assert keys is not None
-    return keys, window_problem(store, points, two_in_three(points), motion, keys)
+    return keys, window_problem(store, points, store.texture(points), two_in_three(points), motion, keys)
 
 
 def solved(keys: list[int], problem: FlowProblem, truth: np.ndarray) -> PoseScores:
