@@ -28,6 +28,8 @@ AT_ONCE = 128
 COARSE_SHARE, COARSE_POINTS = 4, 16000
 """Neighbouring flow vectors err together: one of so many points tells the cameras about as much as all do. A short
 video uses more, up to so many in all its frames: there they cost little."""
+GUESSED = 0.12
+"""Weight that flow keeps where nothing of it was seen: enough for those who ask whether it is there at all."""
 GOOD = 0.3
 """Confidence from which a flow vector counts as measured."""
 
@@ -157,7 +159,9 @@ def where_seen(problem: FlowProblem, texture: Float32[np.ndarray, "rows points"]
     For the search for poses: plain parts of a picture err together, and where there is little parallax they may lead to
     a wrong valley. Once poses are about right a robust kernel deals with those of them that are wrong.
     """
-    return replace(problem, confidence=problem.confidence * torch.from_numpy(texture).to(problem.confidence)[:, None])
+    weight = problem.confidence
+    seen = weight * torch.from_numpy(texture).to(weight)[:, None]
+    return replace(problem, confidence=torch.maximum(seen, weight.clamp(max=GUESSED)))
 
 
 def few_points(points: int, frames: int) -> Int[torch.Tensor, "few"]:
