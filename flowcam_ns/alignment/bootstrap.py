@@ -31,14 +31,15 @@ START_DAMPING = 1.0
 INDEPENDENT = 4000
 """How many independent measurements of the lens a video's flow amounts to, against the prior; of the focal length that
 is measured in the end (`covariance.lens_evidence`)."""
-PRINCIPAL_POINT = slice(1, 3)
+PRINCIPAL_POINT, K1 = slice(1, 3), 3
 FOCAL = (True, False, False, False, False, False, False)
 FOCAL_AND_BARREL = (True, False, False, True, False, False, False)
 """What of the lens is solved for while little is known, of pictures without and with barrel distortion."""
 BARREL_KERNEL, BARREL_STEPS = 2 * PIXEL, 25
-BARREL_GAIN = 0.9
-"""The first window's lens has barrel distortion where k1 lowers the robust cost to less than this share: action cameras'
-to .34 and .43, others' to .97 at most. Were it always free, it would explain away what wide steps tell."""
+BARREL_GAIN, LEAST_BARREL = 0.8, 0.05
+"""The first window's lens has barrel distortion where k1 lowers the robust cost to less than this share, and is this
+far below 0: that of action cameras to .34 and .43, that of others to .97 at most. Always free, k1 would explain away
+what wide steps tell (with .04 it lowered the cost of a false window to .72)."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ def _with_barrel(problem: FlowProblem, found: Solution, held: Free, belief: Lens
         iterations=BARREL_STEPS,
         damping=1e-3,
     )
-    return bent if robust_cost_at(problem, bent.state, BARREL_KERNEL) < BARREL_GAIN * before else found
+    k1, after = float(bent.state.lens[K1]), robust_cost_at(problem, bent.state, BARREL_KERNEL)
+    return bent if k1 < -LEAST_BARREL and after < BARREL_GAIN * before else found
 
 
 def _through(

@@ -28,8 +28,9 @@ AT_ONCE = 128
 COARSE_SHARE, COARSE_POINTS = 4, 16000
 """Neighbouring flow vectors err together: one of so many points tells the cameras about as much as all do. A short
 video uses more, up to so many in all its frames: there they cost little."""
-GUESSED = 0.12
-"""Weight that flow keeps where nothing of it was seen: enough for those who ask whether it is there at all."""
+GUESSED = 0.051
+"""Weight that flow keeps where nothing of it was seen: still trustworthy to those who ask whether it is there at all
+(`TRUSTED`, .05 at most)."""
 GOOD = 0.3
 """Confidence from which a flow vector counts as measured."""
 
