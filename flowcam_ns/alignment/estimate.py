@@ -135,9 +135,8 @@ def _estimate(
         main = replace(main, state=solution.state)
         turning = fit_rotation(part, main.state, belief)
     report("Poses", 1.0, main.state.c2w)
-    warnings = [] if store.overlay is None else [f"{100 * store.overlay.mean():.1f} % {OVERLAY}"]
-    if only_turns(part, main.state, turning):
-        warnings.append(ONLY_TURNS)
+    turns = only_turns(part, main.state, turning)
+    if turns:
         bridged, solved = Bridged(main), Solved(part, turning, part, turning)
     else:
         video = Video(store, store.features, coarse, points[:, few], points)
@@ -145,8 +144,6 @@ def _estimate(
         solved = solve_finally(video, bridged, measured, belief, report, watch)
     report("Refining", 1.0, solved.state.c2w)
     reasons = unposed_reasons(segments, bridged.part.frames.tolist(), len(frames), bridged.why_not)
-    if reasons:
-        warnings.append(f"{len(reasons)} of {len(frames)} {NOT_POSED}")
     return make_alignment(
         frames,
         points,
@@ -155,9 +152,21 @@ def _estimate(
         lens_std=belief.std,
         with_information=with_information,
         reasons=reasons,
-        warnings=warnings,
+        warnings=_warnings(store, turns, len(reasons)),
         seconds=watch.seconds,
     )
+
+
+def _warnings(store: FlowStore, turns: bool, unposed: int) -> list[str]:
+    """What the user should know."""
+    warnings = []
+    if store.overlay is not None:
+        warnings.append(f"{100 * store.overlay.mean():.1f} % {OVERLAY}")
+    if turns:
+        warnings.append(ONLY_TURNS)
+    if unposed:
+        warnings.append(f"{unposed} of {len(store)} {NOT_POSED}")
+    return warnings
 
 
 def _tie(video: Video, main: Part, others: list[Part], motion: Float[np.ndarray, "steps"], watch: Stopwatch) -> Bridged:

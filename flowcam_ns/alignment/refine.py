@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowcam_ns.alignment.bootstrap import PIXEL, LensBelief
+from flowcam_ns.alignment.bootstrap import FOCAL, PIXEL, LensBelief
 from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.levenberg import Solution, minimize, robust_cost_at
@@ -17,7 +17,7 @@ from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.geometry import se3
 
 ALL_OF_LENS = (True,) * LENS_SIZE
-LENS_STAGES = ((True, *[False] * (LENS_SIZE - 1)), ALL_OF_LENS)
+LENS_STAGES = (FOCAL, ALL_OF_LENS)
 """The focal length alone while the trajectory is still rough, then all of the lens."""
 LEAST_DAMPING, MOST_DAMPING = 1e-5, 1e-3
 """Damping that one robust kernel may hand on to the next: one that ended where no step helps must not hold that one."""
