@@ -26,6 +26,13 @@ START_KERNELS = ((64 * PIXEL, 6), (24 * PIXEL, 6), (8 * PIXEL, 8))
 narrow kernel a frame whose picture has moved far counts as one great outlier, and never finds its place."""
 POSE_KERNELS = ((64 * PIXEL, 6), (16 * PIXEL, 8))
 """The same for the poses alone, before a relief that is roughly known."""
+SETTLE_KERNELS = ((4 * PIXEL, 20), (2 * PIXEL, 15))
+"""The same once the focal length has joined in."""
+SAME_COST, SAME = 0.003, 0.01
+"""Solutions that differ by less, in their costs (share) and in focal lengths (logarithm) and rotations (radians), are
+the same one."""
+HOPELESS = 2.0
+"""A solution whose cost is so many times that of the best is not followed any further."""
 START_DAMPING = 1.0
 """The flat start is far from any solution: its first steps must be small."""
 INDEPENDENT = 4000
@@ -87,8 +94,10 @@ def solve_first_window(problem: FlowProblem, belief: LensBelief) -> Solution:
     )
     free = held if belief.known else replace(held, lens=torch.tensor(FOCAL, device=device))
     starts = [belief.mean] if belief.known else [_with_focal(belief.mean, f) for f in FOCAL_STARTS]
-    found = [_settle(problem, start, free, belief) for start in _starts(problem, starts, held)]
-    best = min(found, key=lambda solution: solution.cost)
+    found = _starts(problem, starts, held)
+    for scale, iterations in SETTLE_KERNELS:
+        found = distinct([_settle(problem, start, free, belief, scale, iterations) for start in found])
+    best = found[0]
     if not belief.known:
         best = _with_barrel(problem, best, held, belief)
     return replace(best, state=in_front(best.state))
@@ -136,14 +145,28 @@ def _best_relief(problem: FlowProblem, lens: Float[Tensor, "lens"], held: Free) 
     return min(first, second, key=lambda solution: robust_cost_at(problem, solution.state, 4 * PIXEL))
 
 
-def _settle(problem: FlowProblem, found: Solution, free: Free, belief: LensBelief) -> Solution:
+def _settle(
+    problem: FlowProblem, found: Solution, free: Free, belief: LensBelief, scale: float, iterations: int
+) -> Solution:
     """The focal length joins in, under narrower kernels."""
-    for scale, iterations in ((4 * PIXEL, 20), (2 * PIXEL, 15)):
-        prior = belief.prior(robust_cost_at(problem, found.state, scale), found.state.lens)
-        found = minimize(
-            problem, found.state, free, scale=scale, prior=prior, iterations=iterations, damping=found.damping
-        )
-    return found
+    prior = belief.prior(robust_cost_at(problem, found.state, scale), found.state.lens)
+    return minimize(problem, found.state, free, scale=scale, prior=prior, iterations=iterations, damping=found.damping)
+
+
+def distinct(found: list[Solution]) -> list[Solution]:
+    """The best first, without those that are much worse or the same as a better one."""
+    kept: list[Solution] = []
+    for solution in sorted(found, key=lambda solution: solution.cost):
+        if not kept or (solution.cost <= HOPELESS * kept[0].cost and not any(_same(solution, one) for one in kept)):
+            kept.append(solution)
+    return kept
+
+
+def _same(one: Solution, other: Solution) -> bool:
+    """Whether two solutions are the same but for their scale: costs, focal lengths and rotations agree."""
+    focal = float((one.state.lens[0] - other.state.lens[0]).abs())
+    turn = float((one.state.c2w[:, :3, :3] - other.state.c2w[:, :3, :3]).abs().max())
+    return one.cost < (1 + SAME_COST) * other.cost and focal < SAME and turn < SAME
 
 
 def _with_barrel(problem: FlowProblem, found: Solution, held: Free, belief: LensBelief) -> Solution:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from torch import Tensor
 
 from flowcam_ns.alignment import measure
@@ -18,11 +18,12 @@ from flowcam_ns.alignment.bridge import Bridged, Video, bridge
 from flowcam_ns.alignment.chunks import single_torch_thread
 from flowcam_ns.alignment.feature_rows import feature_pairs
 from flowcam_ns.alignment.final_solve import solve_finally
+from flowcam_ns.alignment.first_flow import see_video
 from flowcam_ns.alignment.given_start import segment_from_poses
 from flowcam_ns.alignment.grow import Segment
 from flowcam_ns.alignment.handover import make_alignment
 from flowcam_ns.alignment.lens import lens_from_camera
-from flowcam_ns.alignment.measure import Measurements, few_points
+from flowcam_ns.alignment.measure import few_points
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.parallax import fit_rotation, only_turns
 from flowcam_ns.alignment.part import Part
@@ -44,10 +45,6 @@ from flowcam_ns.video.frames import Frames
 from flowcam_ns.video.load import load_frames
 from flowcam_ns.video.options import MIN_FRAMES
 
-STILL = 0.0015
-"""A video whose picture moves less than this share of its long side between any two frames shows a still camera."""
-STILL_SUPPORT = 0.5
-"""Share of the flow that must be trustworthy for it to tell a still camera."""
 EXIF_SPREAD = 0.05
 """Standard deviation of the logarithm of a focal length that EXIF tells."""
 PRINCIPAL_POINT_SPREAD, DISTORTION_SPREAD, TANGENTIAL_SPREAD = 0.0035, 0.1, 0.0005
@@ -114,23 +111,23 @@ def _estimate(
         report("Poses", (part.stop - part.start) / len(frames), part.state.c2w)
 
     watch = Stopwatch()
-    store = flow or flow_store(frames, options)
     belief = lens_belief(frames, camera or frames.camera, options)
     with watch("flow"):
-        points, measured, motion, support = _measure(frames, store, options, report)
+        seen = see_video(frames, flow or flow_store(frames, options), options, report)
+    store, points, motion = seen.store, seen.points, seen.motion
     few = few_points(points.shape[1], len(frames))
     with watch("solve"), store.features.found_meanwhile(feature_pairs(len(frames))):
-        coarse = measure.build_problem(store, points, measured).thinned(few)
+        coarse = measure.build_problem(store, points, seen.measured).thinned(few)
         given = None if start is None else segment_from_poses(coarse, start, belief)
         texture = store.texture(points)
-        seen = measure.where_seen(coarse, texture[:, few])
+        textured = measure.where_seen(coarse, texture[:, few])
         window = partial(window_problem, store, points, texture, few, motion)
-        segments = [given] if given else solve_segments(seen, motion, support, belief, report_part, window)
+        segments = [given] if given else solve_segments(textured, motion, seen.support, belief, report_part, window)
         if not segments:
             raise FlowCamError(f"{frames.name}: {NO_START}")
         segments = LinkTester(store, store.features, coarse).cut(segments)
         main, *others = map(Part.of_segment, segments)
-        part = main.problem(seen)
+        part = main.problem(textured)
         solution = refine_all(part, main.state, belief, scales=(4.0, 1.0), iterations=10, tolerance=ROUGHLY)
         main = replace(main, state=solution.state)
         turning = fit_rotation(part, main.state, belief)
@@ -141,7 +138,7 @@ def _estimate(
     else:
         video = Video(store, store.features, coarse, points[:, few], points)
         bridged = _tie(video, main, others, motion, watch)
-        solved = solve_finally(video, bridged, measured, belief, report, watch)
+        solved = solve_finally(video, bridged, seen.measured, belief, report, watch)
     report("Refining", 1.0, solved.state.c2w)
     reasons = unposed_reasons(segments, bridged.part.frames.tolist(), len(frames), bridged.why_not)
     return make_alignment(
@@ -201,48 +198,9 @@ def flow_store(frames: Frames, options: AlignmentOptions) -> FlowStore:
     return FlowStore(
         frames.images,
         estimator,
-        options.flow_size,
+        options.flow_size or estimator.long_side,
         masks=frames.masks,
         cache=cache,
         use_confidence=options.flow_confidence,
         overlay=find_overlay(frames.images) if options.find_overlays else None,
     )
-
-
-def _measure(
-    frames: Frames, store: FlowStore, options: AlignmentOptions, report: Progress
-) -> tuple[
-    Float32[np.ndarray, "frames points 2"], Measurements, Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]
-]:
-    """Flow between neighbours, then over longer distances as the motion allows; also the motion and its support."""
-    spacing = options.point_spacing * max(frames.width, frames.height) / options.flow_size
-    points = store.good_points(spacing)
-    motion, support = measure.neighbour_motion(
-        store, points, lambda done, total: report("Optical flow", 0.3 * done / total, None)
-    )
-    if float(np.where(np.isfinite(motion), motion, 1.0).sum()) < STILL * max(1, len(motion) // 4) or (
-        largest_motion(store, points) < STILL
-    ):
-        raise FlowCamError(
-            f"{frames.name}: the picture stands still; poses need a camera that moves (sideways, around or forward)."
-        )
-    pairs = measure.choose_pairs(motion)
-    measured = measure.measure_pairs(
-        store, points, pairs, lambda done, total: report("Optical flow", 0.3 + 0.7 * done / total, None)
-    )
-    return points, measured, motion, support
-
-
-def largest_motion(store: FlowStore, points: Float[np.ndarray, "frames points 2"]) -> float:
-    """Median motion (share of the long side) between the first frame and a few others, at its largest."""
-    last = len(store) - 1
-    others = sorted({max(1, round(last * share)) for share in (0.25, 0.5, 0.75, 1.0)})
-    targets, confidence = store.sample([(0, j) for j in others], points)
-    length = np.linalg.norm(targets - points[0], axis=-1) / max(store.width, store.height)
-    # Of a still picture nearly all flow can be trusted. Where most of it is lost, the views have moved apart, and what
-    # is left may be fixed to the camera: a bonnet, a gimbal's arm.
-    moved = [
-        np.median(row[good]) if good.mean() > STILL_SUPPORT else np.inf
-        for row, good in zip(length, confidence > measure.GOOD, strict=True)
-    ]
-    return float(max(moved))

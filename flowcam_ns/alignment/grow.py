@@ -17,8 +17,12 @@ from flowcam_ns.alignment.levenberg import Prior, minimize
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.geometry import se3
 
+SOLVE_AFTER = 0.05
+"""The newest frames are solved together whenever the picture has moved so far (share of the long side) since the last
+time. More often costs more than all the rest of growth; and lets the trajectory drift where the camera is slow, since
+frames that were just solved pull on those before them."""
 WINDOW = 7
-"""Frames re-solved together with a new one."""
+"""Frames that are solved then."""
 HELD = 2
 """Oldest frames of that window whose poses stay: they tie the scale."""
 WINDOW_TOLERANCE = 1e-2
@@ -67,13 +71,12 @@ def grow(
     Stops on a side where too little flow leads to the next frame, or no pose explains it (a cut). `settle` is called
     whenever the segment has doubled, to correct what longer baselines tell better: the focal length above all.
     """
-    forward = backward = True
     settled = segment.stop - segment.start
-    while (forward and segment.stop < limits[1]) or (backward and segment.start > limits[0]):
-        if forward and segment.stop < limits[1]:
-            forward = _extend(problem, segment, segment.stop, prior)
-        if backward and segment.start > limits[0]:
-            backward = _extend(problem, segment, segment.start - 1, prior)
+    forward, backward = (_Side(problem, segment, limits, prior, onward) for onward in (True, False))
+    while forward.open or backward.open:
+        for side in (forward, backward):
+            if side.open:
+                side.extend()
         if settle is not None and segment.stop - segment.start >= 2 * settled:
             settle(segment)
             settled = segment.stop - segment.start
@@ -82,22 +85,49 @@ def grow(
     return segment
 
 
-def _extend(problem: FlowProblem, segment: Segment, new: int, prior: Prior) -> bool:
-    """Pose frame `new` next to the segment and re-solve its neighbourhood; False where that cannot be done."""
-    start, stop = min(segment.start, new), max(segment.stop, new + 1)
-    pose = _resect(problem, segment, new)
-    if pose is None:
-        return False
-    state = segment.state
-    c2w = state.c2w.clone()
-    c2w[new] = pose
-    depth = state.inverse_depth.clone()
-    nearest = new - 1 if new >= segment.stop else new + 1
-    depth[new] = depth[nearest].median()
-    segment.start, segment.stop, segment.state = start, stop, FlowState(c2w, depth, state.lens)
-    _triangulate_new(problem, segment, new)
-    _solve_window(problem, segment, new, prior)
-    return True
+class _Side:
+    """One end of a growing segment."""
+
+    def __init__(
+        self, problem: FlowProblem, segment: Segment, limits: tuple[int, int], prior: Prior, forward: bool
+    ) -> None:
+        self.problem, self.segment, self.limits, self.prior = problem, segment, limits, prior
+        self.forward = forward
+        self._moved = 0.0
+        self._stuck = False
+
+    @property
+    def open(self) -> bool:
+        """Whether there is a next frame, and none before it could not be posed."""
+        ended = self.segment.stop >= self.limits[1] if self.forward else self.segment.start <= self.limits[0]
+        return not (ended or self._stuck)
+
+    def extend(self) -> None:
+        """Pose the next frame, and now and then solve the newest ones together."""
+        problem, segment = self.problem, self.segment
+        last, new = (segment.stop - 1, segment.stop) if self.forward else (segment.start, segment.start - 1)
+        pose = _resect(problem, segment, new)
+        if pose is None:
+            self._stuck = True
+            return
+        state = segment.state
+        c2w, depth = state.c2w.clone(), state.inverse_depth.clone()
+        c2w[new], depth[new] = pose, depth[last].median()
+        segment.start, segment.stop = min(segment.start, new), max(segment.stop, new + 1)
+        segment.state = FlowState(c2w, depth, state.lens)
+        _triangulate_new(problem, segment, new)
+        self._moved += _motion(problem, last, new)
+        if self._moved > SOLVE_AFTER:
+            _solve_window(problem, segment, new, self.prior)
+            self._moved = 0.0
+
+
+def _motion(problem: FlowProblem, source: int, target: int) -> float:
+    """How far the picture moves between two frames (share of the long side); infinite where flow does not tell."""
+    slots = torch.nonzero(problem.neighbours[source] == target)[:1, 0]
+    flow = (problem.targets[source, slots] - problem.points[source]).norm(dim=1)
+    trusted = flow[problem.confidence[source, slots] > TRUSTED]
+    return float(trusted.median()) if trusted.numel() else float("inf")
 
 
 def _resect(problem: FlowProblem, segment: Segment, new: int) -> Float[Tensor, "4 4"] | None:

@@ -53,12 +53,14 @@ def travelled(motion: Float[np.ndarray, "steps"], unknown: float = 0.0) -> Float
     return np.concatenate([[0.0], np.cumsum(np.where(np.isfinite(motion), motion, unknown))])
 
 
-def choose_pairs(motion: Float[np.ndarray, "steps"]) -> list[Pair]:
-    """Frame pairs (i < j) whose flow is worth having: every neighbour, and longer ones as far as the motion allows."""
+def choose_pairs(motion: Float[np.ndarray, "steps"], every: int = 1) -> list[Pair]:
+    """Frame pairs (i < j) whose flow is worth having: every neighbour, and of one in `every` frames longer ones as far
+    as the motion allows.
+    """
     frames = len(motion) + 1
     way = travelled(motion, unknown=10 * REACH)
     pairs = [(i, i + 1) for i in range(frames - 1)]
-    for i in range(frames):
+    for i in range(0, frames, every):
         reachable = [g for g in LEVELS if i + g < frames and way[i + g] - way[i] <= REACH]
         # The longest distances carry the most parallax; the shortest ones add little where motion is slow.
         pairs += [(i, i + g) for g in reachable[-(WANTED_GAPS - 1) :]]

@@ -73,6 +73,7 @@ def reconstruct(
         FlowCamError: the clip gives no poses (still camera, too little texture, ...).
     """
     from flowcam_ns.alignment.estimate import estimate_poses, flow_store
+    from flowcam_ns.alignment.first_flow import FINE
 
     store = flow_store(frames, options)
     start = None
@@ -92,13 +93,15 @@ def reconstruct(
             "film with more overlap, more light, or give a longer piece"
         )
     progress("Dense depth", 0.0, alignment.c2w)
-    inverse_depth, confidence = _depths(frames, alignment, store, usable)
+    store.release()
+    fine = store.at_size(options.flow_size or FINE)
+    inverse_depth, confidence = _depths(frames, alignment, fine, usable)
     inverse_depth, confidence = _with_edges(
         frames, alignment, inverse_depth, confidence, usable, options.device, progress
     )
     progress("Dense depth", 1.0, alignment.c2w)
     if network is not None:
-        alignment = replace(alignment, reprojection_error=flow_error(alignment, inverse_depth, store))
+        alignment = replace(alignment, reprojection_error=flow_error(alignment, inverse_depth, fine))
     return Reconstruction(alignment, inverse_depth, confidence)
 
 

@@ -38,6 +38,7 @@ class DISFlow:
     color: bool = False
     uses_initial: bool = True
     max_workers: int = 64
+    long_side: int = 384
     _local: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
     @property

@@ -38,6 +38,11 @@ class FlowEstimator(Protocol):
         ...
 
     @property
+    def long_side(self) -> int:
+        """Size (px) of the images that it needs for good poses where neighbouring frames overlap well."""
+        ...
+
+    @property
     def uses_initial(self) -> bool:
         """Whether `initial` changes the result."""
         ...

@@ -37,6 +37,7 @@ class RAFTFlow:
     color: bool = True
     uses_initial: bool = False
     max_workers: int = 1
+    long_side: int = 512
     _model: torch.nn.Module | None = field(default=None, repr=False, compare=False)
     _weights: str = field(default="", repr=False, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)

@@ -67,7 +67,8 @@ class FlowStore:
         overlay: Bool[np.ndarray, "height width"] | None = None,
     ) -> None:
         self.estimator = make_estimator() if estimator is None else estimator
-        self.overlay = overlay
+        self.long_side, self.overlay = long_side, overlay
+        self._given = masks
         masks = masks if overlay is None else without_overlay(masks, overlay, len(images))
         self._small = FlowImages(images, masks, long_side, self.estimator.color)
         self.height, self.width, self.scale = self._small.height, self._small.width, self._small.scale
@@ -152,6 +153,25 @@ class FlowStore:
             for frame in range(len(self))
         ]
         return (np.stack(found) / self.scale).astype(np.float32)
+
+    def at_size(self, long_side: int) -> FlowStore:
+        """The same video's flow on images of another size, and the same features; this store where it has that size."""
+        if long_side == self.long_side:
+            return self
+        other = FlowStore(
+            self.images,
+            self.estimator,
+            long_side,
+            self._given,
+            self.cache,
+            self.workers,
+            self.memory_bytes,
+            self.chain,
+            self.use_confidence,
+            self.overlay,
+        )
+        other.features = self.features
+        return other
 
     def release(self) -> None:
         """Let go of the flow in memory: what is asked for once more comes from the cache, or is computed again."""

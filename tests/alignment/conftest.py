@@ -22,9 +22,12 @@ TRUE_LENS = lens_from_camera(Camera.from_focal(1000, 560, 905.0))
 MakeProblem = Callable[..., tuple[FlowProblem, FlowState]]
 
 
-def arc(frames: int) -> torch.Tensor:
-    """Poses of a camera that moves sideways on an arc and turns a little: 0.06 units a step, scene about 1 away."""
-    time = torch.arange(frames, dtype=torch.float64)
+def arc(frames: int, speed: float = 1.0) -> torch.Tensor:
+    """Poses of a camera that moves sideways on an arc and turns a little, about 1 away from the scene.
+
+    0.06 units a step at a speed of 1.
+    """
+    time = speed * torch.arange(frames, dtype=torch.float64)
     tangent = torch.zeros(frames, 6, dtype=torch.float64)
     tangent[:, 0], tangent[:, 1] = 0.06 * time, 0.05 * torch.sin(time / 3)
     tangent[:, 2] = 0.05 * torch.cos(time / 4)
@@ -41,6 +44,7 @@ def make_problem(
     noise: float = 0.0,
     seed: int = 0,
     noise_seed: int | None = None,
+    speed: float = 1.0,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[FlowProblem, FlowState]:
     """Exact flow (or with Gaussian `noise`, long sides) of points at random depths, and the solution behind it."""
@@ -52,7 +56,7 @@ def make_problem(
     neighbours = frame + torch.tensor(offsets)
     known = (neighbours >= 0) & (neighbours < frames)
     neighbours = torch.where(known, neighbours, frame)
-    state = FlowState(arc(frames) if c2w is None else c2w, depth, lens.clone())
+    state = FlowState(arc(frames, speed) if c2w is None else c2w, depth, lens.clone())
     empty = torch.zeros(frames, len(offsets), 2, points, dtype=torch.float64)
     problem = FlowProblem(torch.arange(frames), pixels, neighbours, empty, empty[:, :, 0])
     targets, valid = residuals(problem, state)

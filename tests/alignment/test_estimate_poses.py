@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from flowcam_ns.alignment.estimate import STILL, estimate_poses, largest_motion
+from flowcam_ns.alignment.estimate import estimate_poses
+from flowcam_ns.alignment.first_flow import STILL, largest_motion
 from flowcam_ns.alignment.measure import GOOD
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.result import Alignment
@@ -275,9 +277,11 @@ class CountedDis(DISFlow):
     """DIS that counts its calls."""
 
     calls = 0
+    lock = threading.Lock()
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        CountedDis.calls += 1
+        with self.lock:
+            CountedDis.calls += 1
         return super().__call__(*arguments, **named)
 
 

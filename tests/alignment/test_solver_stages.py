@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from flowcam_ns.alignment.bootstrap import PIXEL, LensBelief, in_front, solve_first_window
+from flowcam_ns.alignment import grow as grow_module
+from flowcam_ns.alignment.bootstrap import PIXEL, LensBelief, distinct, in_front, solve_first_window
 from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.grow import Segment, grow
 from flowcam_ns.alignment.lens import LENS_SIZE
-from flowcam_ns.alignment.levenberg import Prior, minimize, robust_cost_at
+from flowcam_ns.alignment.levenberg import Prior, Solution, minimize, robust_cost_at
 from flowcam_ns.alignment.linearize import residuals
 from flowcam_ns.alignment.measure import build_problem, measure_pairs
 from flowcam_ns.alignment.parallax import fit_rotation, only_turns
@@ -184,6 +185,19 @@ def test_a_fifth_of_wrong_flow_does_not_matter(exact_problem: MakeProblem, outli
     assert_found(found, truth, focal=0.03, position=0.02, rotation_deg=0.3)
 
 
+def test_a_solution_is_followed_once_and_not_where_another_is_much_better(exact_problem: MakeProblem) -> None:
+    _, truth = exact_problem(frames=4)
+    scaled = replace(truth, c2w=truth.c2w.clone(), inverse_depth=truth.inverse_depth / 2)
+    scaled.c2w[:, :3, 3] *= 2
+    turned = replace(truth, c2w=se3.exp(0.05 * torch.ones(4, 6, dtype=torch.float64)) @ truth.c2w)
+    longer = replace(truth, lens=truth.lens + 0.1 * (torch.arange(LENS_SIZE) == 0))
+    best = Solution(truth, 1.0, 5, 1e-3)
+    same, mirrored, other = (Solution(state, 1.001, 5, 1e-3) for state in (scaled, turned, longer))
+    hopeless = replace(other, cost=2.5)
+    assert distinct([same, hopeless, best, mirrored, other]) == [best, mirrored, other]
+    assert distinct([hopeless]) == [hopeless]
+
+
 def test_the_solution_behind_the_cameras_is_turned_to_the_front(exact_problem: MakeProblem) -> None:
     problem, truth = exact_problem()
     c2w = truth.c2w.clone()
@@ -239,6 +253,26 @@ def test_growth_stops_at_a_cut_even_where_flow_is_sure_of_itself(exact_problem: 
     problem, truth = exact_problem(frames=FRAMES)
     segment = grow(cut_at(problem, 11, confidence), whole_segment(problem, truth, 2, 7), (0, FRAMES), Prior.none())
     assert (segment.start, segment.stop) == (0, 11)
+
+
+@pytest.mark.parametrize(("speed", "least", "most"), [(0.3, 1, 3), (3.0, 9, 13)])
+def test_the_newest_frames_are_solved_together_as_often_as_the_picture_moves(
+    exact_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch, speed: float, least: int, most: int
+) -> None:
+    """At most frames of a fast camera, now and then of a slow one; either way all poses are right."""
+    frames, known = 21, 8
+    problem, truth = exact_problem(frames=frames, speed=speed)
+    solve, solved = grow_module._solve_window, list[int]()
+
+    def counted(problem: FlowProblem, segment: Segment, new: int, prior: Prior) -> None:
+        solved.append(new)
+        solve(problem, segment, new, prior)
+
+    monkeypatch.setattr(grow_module, "_solve_window", counted)
+    segment = grow(problem, whole_segment(problem, truth, 0, known), (0, frames), Prior.none())
+    assert segment.stop == frames
+    assert least <= len(solved) <= most
+    assert_found(segment.state, truth)
 
 
 def test_growth_keeps_within_its_limits(exact_problem: MakeProblem) -> None:
