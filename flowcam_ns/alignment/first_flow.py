@@ -18,13 +18,15 @@ from flowcam_ns.flow.store import FlowStore
 from flowcam_ns.video.frames import Frames
 
 FINE = 512
-"""Long side (px) of the images whose flow is needed where frames hardly overlap."""
+"""Long side (px) of the images whose flow is needed where neighbouring frames lie far apart."""
 WEAK_SUPPORT, WEAK_SHARE = 0.35, 0.1
-"""Frames hardly overlap where so large a share of the steps has less trustworthy flow than that. At twelve frames a
-second, recorded sequences have .49 and more at that quantile; at four and fewer, those that finer flow helps .27 and
+"""Frames lie far apart where so large a share of the steps has less trustworthy flow than that. At their full rate,
+recorded sequences have .49 and more at that quantile; at a third of it and less, those that finer flow helps .27 and
 less."""
+FAST = 0.05
+"""So they do where the picture moves so far at every other step (share of the long side); at full rate it is .035."""
 MANY, EVERY = 48, 2
-"""Of so many frames that overlap well, one in two begins a longer pair: more add nothing to the poses."""
+"""Of so many frames that lie close together, one in two begins a longer pair: more add nothing to the poses."""
 STILL = 0.0015
 """A video whose picture moves less than this share of its long side between any two frames shows a still camera."""
 STILL_SUPPORT = 0.5
@@ -46,14 +48,14 @@ class VideoFlow:
 
 
 def see_video(frames: Frames, store: FlowStore, options: AlignmentOptions, report: Progress) -> VideoFlow:
-    """Measure the flow of a video, on finer images than those of `store` where its frames hardly overlap.
+    """Measure the flow of a video, on finer images than those of `store` where its frames lie far apart.
 
     Raises:
         FlowCamError: the picture stands still.
     """
     points, motion, support = _neighbours(store, options, report)
-    hardly = float(np.quantile(support, WEAK_SHARE)) < WEAK_SUPPORT
-    if options.flow_size is None and store.long_side < FINE and hardly:
+    apart = float(np.quantile(support, WEAK_SHARE)) < WEAK_SUPPORT or float(np.median(motion)) > FAST
+    if options.flow_size is None and store.long_side < FINE and apart:
         store.release()
         store = store.at_size(FINE)
         points, motion, support = _neighbours(store, options, report)
@@ -66,7 +68,7 @@ def see_video(frames: Frames, store: FlowStore, options: AlignmentOptions, repor
     measured = measure.measure_pairs(
         store,
         points,
-        measure.choose_pairs(motion, 1 if hardly or len(store) < MANY else EVERY),
+        measure.choose_pairs(motion, 1 if apart or len(store) < MANY else EVERY),
         lambda done, total: report("Optical flow", 0.3 + 0.7 * done / total, None),
     )
     return VideoFlow(store, points, measured, motion, support)

@@ -15,7 +15,7 @@ class AlignmentOptions:
     """Optical flow: DIS (fast, any CPU), RAFT (torchvision, for GPUs), or the one that fits the machine."""
     flow_size: int | None = None
     """Long side, in px, of the images on which flow is estimated. By default it is chosen: 384 where neighbouring
-    frames overlap well, 512 where they do not, and for RAFT."""
+    frames lie close together, 512 where they do not, and for RAFT."""
     flow_confidence: bool = True
     """Weigh flow by how well its two directions agree; otherwise all that stays inside the picture counts alike."""
     find_overlays: bool = True

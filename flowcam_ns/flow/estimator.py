@@ -39,7 +39,7 @@ class FlowEstimator(Protocol):
 
     @property
     def long_side(self) -> int:
-        """Size (px) of the images that it needs for good poses where neighbouring frames overlap well."""
+        """Size (px) of the images that it needs for good poses where neighbouring frames lie close together."""
         ...
 
     @property

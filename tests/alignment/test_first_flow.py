@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from flowcam_ns.alignment.estimate import flow_store
-from flowcam_ns.alignment.first_flow import EVERY, FINE, MANY, VideoFlow, see_video
+from flowcam_ns.alignment.first_flow import EVERY, FAST, FINE, MANY, WEAK_SHARE, WEAK_SUPPORT, VideoFlow, see_video
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.synthetic.clip import SyntheticClip, make_clip
 from flowcam_ns.video.frames import Frames
 
 EASY, HARD = slice(0, 8), slice(None, None, 10)
-"""Frames of the clip that overlap well, and every tenth, which hardly do."""
+"""Neighbouring frames of the clip, and every tenth."""
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +27,13 @@ def seen(clip: SyntheticClip, which: slice, flow_size: int | None = None) -> Vid
     return see_video(frames, flow_store(frames, options), options, lambda _stage, _done, _c2w: None)
 
 
-def test_frames_that_overlap_well_need_no_fine_flow(clip: SyntheticClip) -> None:
+def test_frames_that_lie_close_together_need_no_fine_flow(clip: SyntheticClip) -> None:
     found = seen(clip, EASY)
     assert found.store.long_side < FINE
     assert found.support.min() > 0.8
 
 
-def test_frames_that_hardly_overlap_are_looked_at_more_finely(clip: SyntheticClip) -> None:
+def test_frames_that_lie_far_apart_are_looked_at_more_finely(clip: SyntheticClip) -> None:
     found = seen(clip, HARD)
     assert found.store.long_side == FINE
     assert found.points.shape[1] > seen(clip, EASY).points.shape[1]
@@ -46,6 +46,14 @@ def test_of_many_frames_not_all_begin_a_longer_pair(clip: SyntheticClip, frames:
     assert {(i, i + 1) for i in range(frames - 1)} <= set(pairs)
     begun = {i for i, j in pairs if j - i > 1}
     assert begun == set(range(0, max(begun) + 1, every))
+
+
+def test_so_are_frames_that_overlap_well_but_whose_picture_moves_fast() -> None:
+    clip = make_clip("turn", seed=1, frames=60, width=192, height=108)
+    found = seen(clip, slice(None, None, 8))
+    assert np.quantile(found.support, WEAK_SHARE) > WEAK_SUPPORT
+    assert np.median(found.motion) > FAST
+    assert found.store.long_side == FINE
 
 
 @pytest.mark.parametrize("which", [EASY, HARD])
