@@ -18,7 +18,7 @@ from flowcam_ns.alignment.bridge import Bridged, Video, bridge
 from flowcam_ns.alignment.chunks import single_torch_thread
 from flowcam_ns.alignment.feature_rows import feature_pairs
 from flowcam_ns.alignment.final_solve import solve_finally
-from flowcam_ns.alignment.first_flow import see_video
+from flowcam_ns.alignment.first_flow import FINE, see_video
 from flowcam_ns.alignment.given_start import segment_from_poses
 from flowcam_ns.alignment.grow import Segment
 from flowcam_ns.alignment.handover import make_alignment
@@ -37,7 +37,7 @@ from flowcam_ns.alignment.weak_links import LinkTester
 from flowcam_ns.alignment.window import window_problem
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.flow.cache import FlowCache
-from flowcam_ns.flow.estimator import make_estimator
+from flowcam_ns.flow.estimator import FlowEstimator, make_estimator
 from flowcam_ns.flow.overlay import find_overlay
 from flowcam_ns.flow.store import FlowStore
 from flowcam_ns.geometry.camera import Camera
@@ -177,6 +177,13 @@ def _tie(video: Video, main: Part, others: list[Part], motion: Float[np.ndarray,
     return replace(bridged, part=tied, revisits=revisits)
 
 
+def _flow_size(frames: Frames, estimator: FlowEstimator) -> int:
+    """The size to begin with. Pictures are never enlarged: small ones cost no more at the finer size, whose points lie
+    closer together.
+    """
+    return estimator.long_side if max(frames.width, frames.height) > estimator.long_side else FINE
+
+
 def lens_belief(frames: Frames, camera: Camera | None, options: AlignmentOptions) -> LensBelief:
     """What is known about the lens before any flow is seen."""
     if camera is not None:
@@ -198,7 +205,7 @@ def flow_store(frames: Frames, options: AlignmentOptions) -> FlowStore:
     return FlowStore(
         frames.images,
         estimator,
-        options.flow_size or estimator.long_side,
+        options.flow_size or _flow_size(frames, estimator),
         masks=frames.masks,
         cache=cache,
         use_confidence=options.flow_confidence,
