@@ -25,8 +25,9 @@ recorded sequences have .49 and more at that quantile; at a third of it and less
 less."""
 FAST = 0.05
 """So they do where the picture moves so far at every other step (share of the long side); at full rate it is .035."""
-MANY, EVERY = 48, 2
-"""Of so many frames that lie close together, one in two begins a longer pair: more add nothing to the poses."""
+MANY, STRONG_SUPPORT, EVERY = 48, 0.6, 2
+"""Of so many frames whose flow is so strong at nearly every step, one in two begins a longer pair: more add nothing to
+the poses. Where flow is weaker they hold growth on its way."""
 STILL = 0.0015
 """A video whose picture moves less than this share of its long side between any two frames shows a still camera."""
 STILL_SUPPORT = 0.5
@@ -54,7 +55,7 @@ def see_video(frames: Frames, store: FlowStore, options: AlignmentOptions, repor
         FlowCamError: the picture stands still.
     """
     points, motion, support = _neighbours(store, options, report)
-    apart = float(np.quantile(support, WEAK_SHARE)) < WEAK_SUPPORT or float(np.median(motion)) > FAST
+    apart = _least(support) < WEAK_SUPPORT or float(np.median(motion)) > FAST
     if options.flow_size is None and store.long_side < FINE and apart:
         store.release()
         store = store.at_size(FINE)
@@ -65,13 +66,19 @@ def see_video(frames: Frames, store: FlowStore, options: AlignmentOptions, repor
         raise FlowCamError(
             f"{frames.name}: the picture stands still; poses need a camera that moves (sideways, around or forward)."
         )
+    plenty = len(store) >= MANY and _least(support) > STRONG_SUPPORT
     measured = measure.measure_pairs(
         store,
         points,
-        measure.choose_pairs(motion, 1 if apart or len(store) < MANY else EVERY),
+        measure.choose_pairs(motion, EVERY if plenty else 1),
         lambda done, total: report("Optical flow", 0.3 + 0.7 * done / total, None),
     )
     return VideoFlow(store, points, measured, motion, support)
+
+
+def _least(support: Float[np.ndarray, "steps"]) -> float:
+    """Support that all but the weakest steps have."""
+    return float(np.quantile(support, WEAK_SHARE))
 
 
 def _neighbours(
