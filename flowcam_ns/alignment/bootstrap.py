@@ -148,7 +148,7 @@ def _best_relief(problem: FlowProblem, lens: Float[Tensor, "lens"], held: Free) 
 def _settle(
     problem: FlowProblem, found: Solution, free: Free, belief: LensBelief, scale: float, iterations: int
 ) -> Solution:
-    """The focal length joins in, under narrower kernels."""
+    """The focal length joins in, under one robust kernel."""
     prior = belief.prior(robust_cost_at(problem, found.state, scale), found.state.lens)
     return minimize(problem, found.state, free, scale=scale, prior=prior, iterations=iterations, damping=found.damping)
 

@@ -93,8 +93,9 @@ def reconstruct(
             "film with more overlap, more light, or give a longer piece"
         )
     progress("Dense depth", 0.0, alignment.c2w)
-    store.release()
     fine = store.at_size(options.flow_size or FINE)
+    if fine is not store:
+        store.release()
     inverse_depth, confidence = _depths(frames, alignment, fine, usable)
     inverse_depth, confidence = _with_edges(
         frames, alignment, inverse_depth, confidence, usable, options.device, progress

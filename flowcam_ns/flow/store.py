@@ -80,6 +80,7 @@ class FlowStore:
         self.use_confidence = use_confidence
         self.chain = chain if self.estimator.uses_initial else 0
         self.features = Features(images, self.masks, self.workers)
+        self._at_size: dict[int, FlowStore] = {long_side: self}
         self._pairs: OrderedDict[Pair, FlowPair] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -155,23 +156,22 @@ class FlowStore:
         return (np.stack(found) / self.scale).astype(np.float32)
 
     def at_size(self, long_side: int) -> FlowStore:
-        """The same video's flow on images of another size, and the same features; this store where it has that size."""
-        if long_side == self.long_side:
-            return self
-        other = FlowStore(
-            self.images,
-            self.estimator,
-            long_side,
-            self._given,
-            self.cache,
-            self.workers,
-            self.memory_bytes,
-            self.chain,
-            self.use_confidence,
-            self.overlay,
-        )
-        other.features = self.features
-        return other
+        """The same video's flow on images of another size, kept as well; the features are the same."""
+        if long_side not in self._at_size:
+            other = self._at_size[long_side] = FlowStore(
+                self.images,
+                self.estimator,
+                long_side,
+                self._given,
+                self.cache,
+                self.workers,
+                self.memory_bytes,
+                self.chain,
+                self.use_confidence,
+                self.overlay,
+            )
+            other.features = self.features
+        return self._at_size[long_side]
 
     def release(self) -> None:
         """Let go of the flow in memory: what is asked for once more comes from the cache, or is computed again."""

@@ -59,6 +59,15 @@ def test_so_are_frames_that_overlap_well_but_whose_picture_moves_fast() -> None:
     assert found.store.long_side == FINE
 
 
+def test_a_size_is_made_once_and_shares_the_features(clip: SyntheticClip) -> None:
+    store = seen(clip, EASY).store
+    fine = store.at_size(FINE)
+    assert fine.long_side == FINE
+    assert store.at_size(FINE) is fine
+    assert fine.features is store.features
+    assert store.at_size(store.long_side) is store
+
+
 def test_small_pictures_are_not_looked_at_more_coarsely(clip: SyntheticClip) -> None:
     assert seen(clip, EASY, size=(192, 108)).store.long_side == FINE
 
