@@ -40,6 +40,7 @@ from flowcam_ns.flow.cache import FlowCache
 from flowcam_ns.flow.estimator import FlowEstimator, make_estimator
 from flowcam_ns.flow.overlay import find_overlay
 from flowcam_ns.flow.store import FlowStore
+from flowcam_ns.flow.threads import one_library_thread
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.video.frames import Frames
 from flowcam_ns.video.load import load_frames
@@ -90,7 +91,7 @@ def estimate_poses(
     """
     if not isinstance(frames, Frames):
         frames = load_frames(frames)
-    with single_torch_thread():
+    with single_torch_thread(), one_library_thread():
         return _estimate(frames, camera, options or AlignmentOptions(), progress, flow, start, with_information)
 
 

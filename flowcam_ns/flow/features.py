@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
-from flowcam_ns.flow.threads import one_opencv_thread
+from flowcam_ns.flow.threads import one_library_thread
 
 LONG_SIDE = 512
 """Images are not searched at a larger size than this."""
@@ -83,7 +83,7 @@ class Features:
         ended = threading.Event()
 
         def work_through() -> None:
-            with one_opencv_thread():
+            with one_library_thread():
                 for frame in range(len(self.images)):
                     if ended.is_set():
                         return
@@ -104,7 +104,7 @@ class Features:
     def compute(self, frames: Iterable[int]) -> None:
         """Find the features of several frames, side by side."""
         missing = [frame for frame in dict.fromkeys(frames) if frame not in self._found]
-        with one_opencv_thread(), ThreadPoolExecutor(self.workers, thread_name_prefix="features") as pool:
+        with one_library_thread(), ThreadPoolExecutor(self.workers, thread_name_prefix="features") as pool:
             for _ in pool.map(self.of, missing):
                 pass
 
@@ -127,7 +127,7 @@ class Features:
         """`match` of many pairs, side by side."""
         self.compute(frame for pair in pairs for frame in pair)
         done = []
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="features") as pool:
+        with one_library_thread(), ThreadPoolExecutor(self.workers, thread_name_prefix="features") as pool:
             for matches in pool.map(lambda pair: self.match(*pair), pairs):
                 done.append(matches)
                 if progress is not None:

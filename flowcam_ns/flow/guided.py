@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from flowcam_ns.flow.gather import BilinearGather
 from flowcam_ns.flow.pair import STEPS_PER_PX, FlowPair
 from flowcam_ns.flow.store import FlowStore, Pair, Progress
-from flowcam_ns.flow.threads import one_opencv_thread
+from flowcam_ns.flow.threads import one_library_thread
 from flowcam_ns.flow.warped import guided_flow
 
 Prediction = Callable[[int, int], "Float32[np.ndarray, 'h w 2']"]
@@ -42,7 +42,7 @@ def sample_guided(
         there = guided_flow(store.estimator, first, second, predict(i, j))
         return store.weighed(FlowPair.from_dense(there, guided_flow(store.estimator, second, first, predict(j, i))))
 
-    with one_opencv_thread(), ThreadPoolExecutor(store.workers, thread_name_prefix="guided") as pool:
+    with one_library_thread(), ThreadPoolExecutor(store.workers, thread_name_prefix="guided") as pool:
         for done, (key, pair) in enumerate(zip(rows, pool.map(work, rows), strict=True), start=1):
             for row in rows[key]:
                 source, target = pairs[row]

@@ -24,7 +24,7 @@ from flowcam_ns.flow.lead import followed
 from flowcam_ns.flow.overlay import without_overlay
 from flowcam_ns.flow.pair import STEPS_PER_PX, FlowPair
 from flowcam_ns.flow.texture import texture_share
-from flowcam_ns.flow.threads import one_opencv_thread
+from flowcam_ns.flow.threads import one_library_thread
 
 Pair = tuple[int, int]
 Progress = Callable[[int, int], None]
@@ -242,7 +242,7 @@ class FlowStore:
         """The pairs of `keys` in their order, made by the workers and kept in memory."""
         if not keys:
             return
-        with one_opencv_thread(), ThreadPoolExecutor(self.workers, thread_name_prefix="flow") as pool:
+        with one_library_thread(), ThreadPoolExecutor(self.workers, thread_name_prefix="flow") as pool:
             waiting: deque[tuple[Pair, Future[FlowPair]]] = deque()
             todo = iter(keys)
             try:
