@@ -59,7 +59,8 @@ def few_threads() -> None:
     """Keep torch from oversubscribing large machines; small tensors gain nothing from more."""
     import torch
 
-    torch.set_num_threads(min(MAX_THREADS, os.cpu_count() or 1))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, min(MAX_THREADS, os.cpu_count() or 1) // workers))
 
 
 @pytest.fixture(scope="session")
