@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowcam_ns.alignment import measure
+from flowcam_ns.alignment.attempt import attempt
 from flowcam_ns.alignment.bootstrap import FOCAL_SPREAD, TYPICAL_FOCAL, LensBelief
-from flowcam_ns.alignment.bridge import Bridged, Video, bridge
 from flowcam_ns.alignment.chunks import single_torch_thread
-from flowcam_ns.alignment.feature_rows import feature_pairs
-from flowcam_ns.alignment.final_solve import solve_finally
 from flowcam_ns.alignment.first_flow import FINE, see_video
-from flowcam_ns.alignment.given_start import segment_from_poses
-from flowcam_ns.alignment.grow import Segment
 from flowcam_ns.alignment.handover import make_alignment
 from flowcam_ns.alignment.lens import lens_from_camera
-from flowcam_ns.alignment.measure import few_points
+from flowcam_ns.alignment.moving import DOUBTED, Stilled, without_moving
 from flowcam_ns.alignment.options import AlignmentOptions
-from flowcam_ns.alignment.parallax import fit_rotation, only_turns
-from flowcam_ns.alignment.part import Part
-from flowcam_ns.alignment.problem import Solved
-from flowcam_ns.alignment.refine import ROUGHLY, refine_all
 from flowcam_ns.alignment.result import Alignment
-from flowcam_ns.alignment.revisits import without_drift
-from flowcam_ns.alignment.segments import solve_segments, unposed_reasons
+from flowcam_ns.alignment.segments import unposed_reasons
 from flowcam_ns.alignment.watch import Progress, Stopwatch
-from flowcam_ns.alignment.weak_links import LinkTester
-from flowcam_ns.alignment.window import window_problem
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.flow.cache import FlowCache
 from flowcam_ns.flow.estimator import FlowEstimator, make_estimator
@@ -57,6 +43,11 @@ ONLY_TURNS = (
 OVERLAY = (
     "of the picture stays where it is while the rest moves (a logo, a caption, bars, a part of the car) and is left "
     "out of poses and depths."
+)
+MOVING = "of the pictures seem to move on their own and are left out of the poses."
+DOUBTFUL = (
+    "of the flow agrees with these poses to the pixel, which may be wrong: something large moves (mask it with "
+    "--masks), or the pictures are too blurred."
 )
 NO_START = "fewer than three neighbouring frames share trustworthy flow; is the video sharp and textured?"
 NOT_POSED = (
@@ -107,75 +98,45 @@ def _estimate(
     if len(frames) < MIN_FRAMES:
         raise FlowCamError(f"{frames.name}: poses need at least {MIN_FRAMES} frames, and here are {len(frames)}.")
     report = progress or (lambda _stage, _done, _c2w: None)
-
-    def report_part(part: Segment) -> None:
-        report("Poses", (part.stop - part.start) / len(frames), part.state.c2w)
-
     watch = Stopwatch()
     belief = lens_belief(frames, camera or frames.camera, options)
     with watch("flow"):
         seen = see_video(frames, flow or flow_store(frames, options), options, report)
-    store, points, motion = seen.store, seen.points, seen.motion
-    few = few_points(points.shape[1], len(frames))
-    with watch("solve"), store.features.found_meanwhile(feature_pairs(len(frames))):
-        coarse = measure.build_problem(store, points, seen.measured).thinned(few)
-        given = None if start is None else segment_from_poses(coarse, start, belief)
-        texture = store.texture(points)
-        textured = measure.where_seen(coarse, texture[:, few])
-        window = partial(window_problem, store, points, texture, few, motion)
-        segments = [given] if given else solve_segments(textured, motion, seen.support, belief, report_part, window)
-        if not segments:
-            raise FlowCamError(f"{frames.name}: {NO_START}")
-        segments = LinkTester(store, store.features, coarse).cut(segments)
-        main, *others = map(Part.of_segment, segments)
-        part = main.problem(textured)
-        solution = refine_all(part, main.state, belief, scales=(4.0, 1.0), iterations=10, tolerance=ROUGHLY)
-        main = replace(main, state=solution.state)
-        turning = fit_rotation(part, main.state, belief)
-    report("Poses", 1.0, main.state.c2w)
-    turns = only_turns(part, main.state, turning)
-    if turns:
-        bridged, solved = Bridged(main), Solved(part, turning, part, turning)
-    else:
-        video = Video(store, store.features, coarse, points[:, few], points)
-        bridged = _tie(video, main, others, motion, watch)
-        solved = solve_finally(video, bridged, seen.measured, belief, report, watch)
+    solve = partial(attempt, belief=belief, start=start, report=report, watch=watch)
+    first = solve(seen)
+    if first is None:
+        raise FlowCamError(f"{frames.name}: {NO_START}")
+    found = without_moving(seen, first, belief, solve) if options.find_moving else Stilled(first)
+    solved, posed = found.attempt.solved, found.attempt.bridged.part.frames
     report("Refining", 1.0, solved.state.c2w)
-    reasons = unposed_reasons(segments, bridged.part.frames.tolist(), len(frames), bridged.why_not)
+    reasons = unposed_reasons(found.attempt.segments, posed.tolist(), len(frames), found.attempt.bridged.why_not)
     return make_alignment(
         frames,
-        points,
-        bridged.part.frames,
+        seen.points,
+        posed,
         solved,
         lens_std=belief.std,
         with_information=with_information,
         reasons=reasons,
-        warnings=_warnings(store, turns, len(reasons)),
+        warnings=_warnings(seen.store, found, len(reasons)),
         seconds=watch.seconds,
     )
 
 
-def _warnings(store: FlowStore, turns: bool, unposed: int) -> list[str]:
+def _warnings(store: FlowStore, found: Stilled, unposed: int) -> list[str]:
     """What the user should know."""
     warnings = []
     if store.overlay is not None:
         warnings.append(f"{100 * store.overlay.mean():.1f} % {OVERLAY}")
-    if turns:
+    if found.moving:
+        warnings.append(f"{100 * found.moving:.0f} % {MOVING}")
+    if found.agreed < DOUBTED:
+        warnings.append(f"Only {100 * found.agreed:.0f} % {DOUBTFUL}")
+    if found.attempt.turns:
         warnings.append(ONLY_TURNS)
     if unposed:
         warnings.append(f"{unposed} of {len(store)} {NOT_POSED}")
     return warnings
-
-
-def _tie(video: Video, main: Part, others: list[Part], motion: Float[np.ndarray, "steps"], watch: Stopwatch) -> Bridged:
-    """Parts that flow did not connect tied to the main one, and its drift taken out where the camera returned."""
-    bridged = Bridged(main)
-    if len(main) < len(video.store):
-        with watch("bridges"):
-            bridged = bridge(video, main, others)
-    with watch("revisits"):
-        tied, revisits = without_drift(video, bridged.part, motion)
-    return replace(bridged, part=tied, revisits=revisits)
 
 
 def _flow_size(frames: Frames, estimator: FlowEstimator) -> int:

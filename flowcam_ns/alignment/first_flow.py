@@ -4,10 +4,10 @@ point goes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 
 from flowcam_ns.alignment import measure
 from flowcam_ns.alignment.measure import Measurements
@@ -46,6 +46,18 @@ class VideoFlow:
     """Between neighbours, share of the long side; infinite where unknown."""
     support: Float[np.ndarray, "steps"]
     """Share of trustworthy flow between neighbours."""
+
+    def masked(self, still: Bool[np.ndarray, "frames height width"]) -> VideoFlow:
+        """The same without the flow from and to what is not `still`; nothing is computed anew."""
+        store = self.store.masked(still)
+        confidence = self.measured.confidence.copy()
+        for row, (i, j) in enumerate(self.measured.pairs):
+            confidence[row] *= store.usable(i, self.points[i]) & store.usable(j, self.measured.targets[row])
+        measured = replace(self.measured, confidence=confidence)
+        place = {pair: row for row, pair in enumerate(measured.pairs)}
+        steps = [place[i, i + 1] for i in range(len(store) - 1)]
+        support = (confidence[steps] > measure.GOOD).mean(axis=1)
+        return replace(self, store=store, measured=measured, support=support)
 
 
 def see_video(frames: Frames, store: FlowStore, options: AlignmentOptions, report: Progress) -> VideoFlow:

@@ -20,6 +20,8 @@ class AlignmentOptions:
     """Weigh flow by how well its two directions agree; otherwise all that stays inside the picture counts alike."""
     find_overlays: bool = True
     """Leave out what stays at one place of the picture while the rest moves: logos, captions, bars at the sides."""
+    find_moving: bool = True
+    """Where flow contradicts a scene that stands still, leave out what moves on its own and solve again."""
     cache: bool = True
     """Keep computed flow on disk, so that a second run on the same video starts at once."""
     cache_dir: Path | None = None

@@ -75,6 +75,17 @@ class Features:
             self._finer = Features(self.images, self.masks, self.workers, 2 * self.detail)
         return self._finer
 
+    def masked(self, masks: Bool[np.ndarray, "frames height width"] | None) -> Features:
+        """The same with more masked: what is found already stays where it may be used."""
+        other = Features(self.images, masks, self.workers, self.detail)
+        for frame, found in list(self._found.items()):
+            if masks is not None:
+                x, y = found.points.astype(np.int64).T
+                kept = masks[frame, y.clip(0, masks.shape[1] - 1), x.clip(0, masks.shape[2] - 1)]
+                found = FrameFeatures(found.points[kept], found.descriptors[kept])
+            other._found[frame] = found
+        return other
+
     @contextmanager
     def found_meanwhile(self, pairs: Sequence[tuple[int, int]] = ()) -> Iterator[None]:
         """Find the features of all frames, then match these pairs, on a thread of its own while the block runs; what it

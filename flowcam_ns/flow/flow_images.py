@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -40,6 +42,12 @@ class FlowImages:
 
     def __getitem__(self, frame: int) -> UInt8[np.ndarray, "h w *rgb"]:
         return self._small[frame]
+
+    def masked(self, masks: Bool[np.ndarray, "frames height width"]) -> FlowImages:
+        """The same images under other masks."""
+        other = copy(self)
+        other.masks, other._digests = other._eroded(masks), {}
+        return other
 
     def grey(self, frame: int) -> UInt8[np.ndarray, "h w"]:
         """An image without colour."""

@@ -7,6 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from copy import copy
 
 import cv2
 import numpy as np
@@ -172,6 +173,19 @@ class FlowStore:
             )
             other.features = self.features
         return self._at_size[long_side]
+
+    def masked(self, masks: Bool[np.ndarray, "frames height width"]) -> FlowStore:
+        """The same video with more of it masked (True: may be used); it begins with the flow that is in memory here."""
+        other = copy(self)
+        other._given = masks if self._given is None else masks & self._given
+        everything = other._given if self.overlay is None else without_overlay(other._given, self.overlay, len(self))
+        other._small = self._small.masked(everything)
+        other.masks = other._small.masks
+        other.features = self.features.masked(other.masks)
+        with self._lock:
+            other._pairs = self._pairs.copy()
+        other._at_size, other._lock = {self.long_side: other}, threading.Lock()
+        return other
 
     def release(self) -> None:
         """Let go of the flow in memory: what is asked for once more comes from the cache, or is computed again."""

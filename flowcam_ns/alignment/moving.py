@@ -1,0 +1,200 @@
+"""Things that move on their own: found where flow contradicts a scene that stands still, and left out of another solve.
+
+A robust solve disregards flow that is far off. A thing that moves along with the picture is not: bent a little, poses
+and lens explain some of its flow and most of the scene's, at a lower cost than the truth has. So nothing inside a solve
+tells that it is wrong; but little of the flow is explained exactly, and that is the sign here. Two views with a
+typical lens leave poses less room to bend: what lies off the epipolar lines that most of a pair's flow agrees on is
+what moves. Once poses are nearly right, what they do not explain tells it better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from flowcam_ns.alignment import measure
+from flowcam_ns.alignment.attempt import Attempt
+from flowcam_ns.alignment.bootstrap import FOCAL_STARTS, PIXEL, LensBelief
+from flowcam_ns.alignment.first_flow import VideoFlow
+from flowcam_ns.alignment.lens import centred_pixels, rays
+from flowcam_ns.alignment.linearize import reproduced
+from flowcam_ns.alignment.problem import FlowProblem, Solved
+from flowcam_ns.alignment.refine import retriangulate
+from flowcam_ns.alignment.two_view import essential_motion
+
+EXACT = PIXEL
+"""Within this flow counts as explained exactly."""
+DOUBTED = 0.8
+"""Poses that explain a smaller share of the flow so are doubted."""
+ATTEMPTS = 3
+"""Most solves beside the first one."""
+EPIPOLAR, FEWEST = 0.75 * PIXEL, 40
+"""Flow agrees with a motion from two views within this distance; of so few vectors none is asked for."""
+EXPLAINED = 2 * PIXEL
+"""Flow agrees with solved poses within this distance."""
+CONTRADICTED = 0.5
+"""What moves is where more than this share of the flow disagrees."""
+SPREAD = 1.2
+"""Neighbouring points vote together: standard deviation, in distances of points."""
+SMALLEST = 0.004
+"""Share of the picture below which a spot of contradicting flow is not a thing."""
+HARDLY = 0.05
+"""Where there is less than this share of the usual flow, nothing is said to move."""
+EVERY = 8
+"""One of so many pairs of frames tells which of the typical focal lengths is nearest."""
+
+
+@dataclass(frozen=True)
+class Votes:
+    """How much of the flow at every point disagrees with one still scene, and how much there is."""
+
+    against: Float[np.ndarray, "frames points"]
+    of: Float[np.ndarray, "frames points"]
+
+
+@dataclass(frozen=True)
+class Stilled:
+    """A video's cameras, what moves left out."""
+
+    attempt: Attempt
+    moving: float = 0.0
+    """Share of the pictures that was left out as moving."""
+    agreed: float = 1.0
+    """Share of the flow that the poses explain exactly; of the flow that was not left out."""
+
+
+def without_moving(
+    seen: VideoFlow, first: Attempt, belief: LensBelief, solve: Callable[[VideoFlow], Attempt | None]
+) -> Stilled:
+    """The first attempt where its poses explain the flow; otherwise the best of some that leave out what moves.
+
+    Better is what explains more of all the flow, that of the moving things included.
+
+    Args:
+        seen: the video's flow.
+        first: what came of it.
+        belief: about the lens.
+        solve: makes another attempt.
+    """
+    best = Stilled(first, agreed=agreement(first.solved))
+    if first.turns or best.agreed >= DOUBTED:
+        return best
+    explained, _ = _judged(seen, first)
+    votes = against_epipolar_lines(seen, belief)
+    for _ in range(ATTEMPTS):
+        still = still_pixels(seen, votes)
+        found = solve(seen.masked(still))
+        if found is None or found.turns:
+            break
+        more, contradicted = _judged(seen, found)
+        if more <= explained:
+            break
+        best = Stilled(found, 1 - float(still.mean()), agreement(found.solved))
+        explained = more
+        # Frames that are not posed yet have the votes of before.
+        unknown = contradicted.of.sum(1, keepdims=True) == 0
+        votes = Votes(
+            np.where(unknown, votes.against, contradicted.against), np.where(unknown, votes.of, contradicted.of)
+        )
+    return best
+
+
+def agreement(solved: Solved) -> float:
+    """Share (of the weight) of a solution's flow that it explains exactly."""
+    weight = _weight(solved.problem)
+    return float((weight * reproduced(solved.problem, solved.state, EXACT)).sum() / weight.sum().clamp(min=1e-9))
+
+
+def against_epipolar_lines(seen: VideoFlow, belief: LensBelief) -> Votes:
+    """Votes of the flow between two frames each, under the focal length (of a few) with which most of it agrees."""
+    pairs = range(len(seen.measured.pairs))
+    lenses = [belief.mean] if belief.known else [_with_focal(belief.mean, focal) for focal in FOCAL_STARTS]
+    few = list(pairs)[::EVERY]
+    best = lenses[0]
+    if len(lenses) > 1:
+        best = min(lenses, key=lambda lens: float(_two_view_votes(seen, few, lens).against.sum()))
+    return _two_view_votes(seen, list(pairs), best)
+
+
+def _two_view_votes(seen: VideoFlow, rows: list[int], lens: Float[torch.Tensor, "lens"]) -> Votes:
+    against, of = (np.zeros(seen.points.shape[:2]) for _ in range(2))
+    for row in rows:
+        (i, _), targets = seen.measured.pairs[row], seen.measured.targets[row]
+        good = seen.measured.confidence[row] > measure.GOOD
+        if good.sum() < FEWEST:
+            continue
+        here, there = (_rays(pixels[good], seen, lens) for pixels in (seen.points[i], targets))
+        found = essential_motion(here, there, EPIPOLAR / float(lens[0].exp()))
+        if found is not None:
+            against[i, good] += ~found[1]
+            of[i, good] += 1
+    return Votes(against, of)
+
+
+def _rays(
+    pixels: Float[np.ndarray, "n 2"], seen: VideoFlow, lens: Float[torch.Tensor, "lens"]
+) -> Float[np.ndarray, "n 2"]:
+    centred = centred_pixels(torch.from_numpy(pixels).double(), seen.store.width, seen.store.height)
+    return rays(centred.T, lens).T.contiguous().numpy()
+
+
+def _judged(seen: VideoFlow, found: Attempt) -> tuple[float, Votes]:
+    """Share of all the video's flow that poses explain exactly, and their votes on each point."""
+    part = found.bridged.part
+    whole = measure.build_problem(seen.store, seen.points, seen.measured)
+    problem = part.problem(whole)
+    state = retriangulate(problem, found.solved.state)
+    weight = _weight(problem)
+    explained = (weight * reproduced(problem, state, EXACT)).sum() / _weight(whole).sum().clamp(min=1e-9)
+    against, of = (np.zeros(seen.points.shape[:2]) for _ in range(2))
+    frames = part.frames.numpy()
+    against[frames] = (weight * ~reproduced(problem, state, EXPLAINED)).sum(1).numpy()
+    of[frames] = weight.sum(1).numpy()
+    return float(explained), Votes(against, of)
+
+
+def _weight(problem: FlowProblem) -> Float[torch.Tensor, "rows slots points"]:
+    """Of real measurements; 0 in empty slots."""
+    return problem.confidence * (problem.neighbours != problem.sources[:, None])[..., None]
+
+
+def still_pixels(seen: VideoFlow, votes: Votes) -> Bool[np.ndarray, "frames height width"]:
+    """True where nothing moves on its own, for each frame."""
+    width, height = seen.store.width, seen.store.height
+    cell = float(np.sqrt(width * height / seen.points.shape[1]))
+    columns, rows = max(1, round(width / cell)), max(1, round(height / cell))
+    place = (seen.points * [columns / width, rows / height]).astype(np.int64).clip(0, [columns - 1, rows - 1])
+    still = np.ones((len(seen.points), height, width), bool)
+    for frame, (x, y) in enumerate(np.moveaxis(place, -1, 1)):
+        against, of = (_spread(values[frame], y, x, (rows, columns)) for values in (votes.against, votes.of))
+        moving = _large_spots((against > CONTRADICTED * of) & (of > HARDLY * votes.of.mean()))
+        around = cv2.dilate(moving, np.ones((3, 3), np.uint8))
+        still[frame] = cv2.resize(around, (width, height), interpolation=cv2.INTER_NEAREST) == 0
+    return still
+
+
+def _spread(
+    values: Float[np.ndarray, "points"],
+    y: Int[np.ndarray, "points"],
+    x: Int[np.ndarray, "points"],
+    shape: tuple[int, int],
+) -> Float[np.ndarray, "rows columns"]:
+    image = np.zeros(shape)
+    np.add.at(image, (y, x), values)
+    return cv2.GaussianBlur(image, (0, 0), SPREAD)
+
+
+def _large_spots(moving: Bool[np.ndarray, "rows columns"]) -> np.ndarray:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(moving.astype(np.uint8))
+    large = stats[:, cv2.CC_STAT_AREA] >= SMALLEST * moving.size
+    large[0] = False
+    return large[labels].astype(np.uint8) if count > 1 else np.zeros(moving.shape, np.uint8)
+
+
+def _with_focal(lens: Float[torch.Tensor, "lens"], focal: float) -> Float[torch.Tensor, "lens"]:
+    return torch.cat([lens.new_tensor([np.log(focal)]), lens[1:]])
