@@ -16,7 +16,7 @@ from flowcam_ns.alignment.chunks import single_torch_thread
 from flowcam_ns.alignment.first_flow import FINE, see_video
 from flowcam_ns.alignment.handover import make_alignment
 from flowcam_ns.alignment.lens import lens_from_camera
-from flowcam_ns.alignment.moving import DOUBTED, Stilled, without_moving
+from flowcam_ns.alignment.moving import ATTEMPTS, DOUBTED, Stilled, without_moving
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.alignment.segments import unposed_reasons
@@ -106,7 +106,7 @@ def _estimate(
     first = solve(seen)
     if first is None:
         raise FlowCamError(f"{frames.name}: {NO_START}")
-    found = without_moving(seen, first, belief, solve) if options.find_moving else Stilled(first)
+    found = without_moving(seen, first, belief, solve, ATTEMPTS if options.find_moving else 0)
     solved, posed = found.attempt.solved, found.attempt.bridged.part.frames
     report("Refining", 1.0, solved.state.c2w)
     reasons = unposed_reasons(found.attempt.segments, posed.tolist(), len(frames), found.attempt.bridged.why_not)

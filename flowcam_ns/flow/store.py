@@ -184,7 +184,8 @@ class FlowStore:
         other.features = self.features.masked(other.masks)
         with self._lock:
             other._pairs = self._pairs.copy()
-        other._at_size, other._lock = {self.long_side: other}, threading.Lock()
+        other._lock, other._at_size = threading.Lock(), {}
+        other._at_size[self.long_side] = other
         return other
 
     def release(self) -> None:
