@@ -18,12 +18,20 @@ from _benchmark.command import run
 from _benchmark.comparison import Race, accuracy_section, cost_section, total_times
 from _benchmark.epipolar import GAPS, PAIRS_PER_GAP, Candidate, judge, match_features, sampson_error, spread_pairs
 from _benchmark.estimate import Estimate
-from _benchmark.hard import SPOILED, VARIANTS, Variant, harder
+from _benchmark.hard import LARGE_THING, SMALL_THING, SPOILED, VARIANTS, Variant, harder
 from _benchmark.judge_table import TRUTH, judge_rows
 from _benchmark.long import long_section, loop_ends, loop_gap
 from _benchmark.methods import Outcome, run_method
 from _benchmark.sequences import RecordedSequence, all_names, load_sequence
-from _benchmark.spoiled import BARREL, LOGO_HEIGHT, LOGO_WIDTH, compressed, through_barrel, with_logo
+from _benchmark.spoiled import (
+    BARREL,
+    LOGO_HEIGHT,
+    LOGO_WIDTH,
+    compressed,
+    crossed_by_thing,
+    through_barrel,
+    with_logo,
+)
 from _benchmark.stability import stability_row, write_variant
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.camera import Camera
@@ -379,6 +387,16 @@ def test_an_action_cameras_picture_is_what_its_lens_would_see(clip: SyntheticCli
     expected = cv2.remap(clip.rgb[4], before[..., 0], before[..., 1], cv2.INTER_CUBIC)
     assert np.abs(expected.astype(int) - bent[4]).mean() < 0.5
     assert bent.min(axis=(0, 3)).max() > 0
+
+
+@pytest.mark.parametrize("share", [SMALL_THING, LARGE_THING])
+def test_a_thing_goes_to_and_fro_before_the_scene(clip: SyntheticClip, share: float) -> None:
+    crossed, lens = crossed_by_thing(share, clip.rgb, clip.camera)
+    assert lens == clip.camera
+    changed = (crossed != clip.rgb).any(-1)
+    assert share / 2 < changed[0].mean() < 1.2 * share
+    middles = np.array([np.mean(np.nonzero(seen)[1]) for seen in changed])
+    assert np.abs(np.diff(middles)).min() > 1
 
 
 def test_a_logo_stays_where_it_is_and_compression_keeps_the_scene(clip: SyntheticClip) -> None:

@@ -1,21 +1,33 @@
 """The recorded sequences made harder, in ways that people's videos are: few frames a second, pictures cut out of larger
-ones, short pieces, night, action cameras, poor compression, a logo. The truth is known as well as that of the whole
-sequence.
+ones, short pieces, night, action cameras, poor compression, a logo, something that moves. The truth is known as well as
+that of the whole sequence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
 from _benchmark.pictures import write_pictures
 from _benchmark.sequences import RecordedSequence
-from _benchmark.spoiled import Pictures, Spoiled, compressed, cut, dark, through_barrel, with_logo
+from _benchmark.spoiled import (
+    Pictures,
+    Spoiled,
+    compressed,
+    crossed_by_thing,
+    cut,
+    dark,
+    through_barrel,
+    with_logo,
+)
 from flowcam_ns.geometry.camera import Camera
 
 THIRD = 3
+SMALL_THING, LARGE_THING = 0.05, 0.12
+"""Shares of the picture that something of its own motion takes up."""
 Variant = Literal[
     "every third frame",
     "one side cut off",
@@ -27,6 +39,8 @@ Variant = Literal[
     "action camera",
     "compressed",
     "logo",
+    "small moving thing",
+    "large moving thing",
 ]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 SPOILED: dict[Variant, Callable[[Pictures, Camera | None], Spoiled]] = {
@@ -35,6 +49,8 @@ SPOILED: dict[Variant, Callable[[Pictures, Camera | None], Spoiled]] = {
     "action camera": through_barrel,
     "compressed": compressed,
     "logo": with_logo,
+    "small moving thing": partial(crossed_by_thing, SMALL_THING),
+    "large moving thing": partial(crossed_by_thing, LARGE_THING),
 }
 """Versions with other pictures; the others have fewer frames, or another order of them."""
 

@@ -29,6 +29,11 @@ CRF = 36
 """H.264's quality, of 51 (worst): a video that was sent on a few times."""
 LOGO_WIDTH, LOGO_HEIGHT = 3, 4
 """A logo takes up a third of the picture's width and a quarter of its height."""
+THING_STEP, THING_BOB, THING_PACE = 0.012, 0.02, 0.9
+"""A thing that moves goes on by this share of the long side from frame to frame, and bobs by this share of it, so many
+radians a frame."""
+THING_START, THING_LEVEL, THING_SLENDER = 0.2, 0.55, 2
+"""Where it begins (share of the width) and at which height its middle is; how many times as tall as wide it is."""
 
 
 def cut(images: Pictures, camera: Camera | None) -> Spoiled:
@@ -65,6 +70,29 @@ def with_logo(images: Pictures, camera: Camera | None) -> Spoiled:
     blocks = np.random.default_rng(1).integers(0, 255, (12, 20, 3), dtype=np.uint8)
     images = images.copy()
     images[:, -height:, :width] = cv2.resize(blocks, (width, height), interpolation=cv2.INTER_NEAREST)
+    return images, camera
+
+
+def crossed_by_thing(share: float, images: Pictures, camera: Camera | None) -> Spoiled:
+    """With a thing that moves to and fro before the scene: an oval of `share` of the picture, whose texture is the
+    middle of the last picture upside down.
+    """
+    frames, height, width = images.shape[:3]
+    tall = min(np.sqrt(share * height * width * THING_SLENDER / np.pi), 0.475 * height)
+    wide = share * height * width / np.pi / tall
+    size = 2 * int(wide) + 1, 2 * int(tall) + 1
+    texture = cv2.resize(images[-1, ::-1], size, interpolation=cv2.INTER_AREA)
+    y, x = np.mgrid[: size[1], : size[0]]
+    oval = (np.square((x - wide) / wide) + np.square((y - tall) / tall) < 1).astype(np.float32)
+    side = max(height, width)
+    images = images.copy()
+    for frame in range(frames):
+        way = THING_START * width + THING_STEP * side * frame
+        middle_x = abs(way % (2 * width) - width)
+        middle_y = THING_LEVEL * height + THING_BOB * side * np.sin(THING_PACE * frame)
+        move = np.array([[1, 0, middle_x - wide], [0, 1, middle_y - tall]], np.float32)
+        thing, there = (cv2.warpAffine(image, move, (width, height)) for image in (texture, oval))
+        images[frame] = (thing * there[..., None] + images[frame] * (1 - there[..., None])).round()
     return images, camera
 
 
