@@ -93,7 +93,7 @@ def solve_first_window(problem: FlowProblem, belief: LensBelief) -> Solution:
         torch.arange(frames, device=device) > 0, torch.ones(frames, dtype=torch.bool, device=device), fixed_lens
     )
     free = held if belief.known else replace(held, lens=torch.tensor(FOCAL, device=device))
-    starts = [belief.mean] if belief.known else [_with_focal(belief.mean, f) for f in FOCAL_STARTS]
+    starts = [belief.mean] if belief.known else [with_focal(belief.mean, f) for f in FOCAL_STARTS]
     found = _starts(problem, starts, held)
     for scale, iterations in SETTLE_KERNELS:
         found = distinct([_settle(problem, start, free, belief, scale, iterations) for start in found])
@@ -210,7 +210,8 @@ def in_front(state: FlowState) -> FlowState:
     return replace(state, c2w=c2w, inverse_depth=-state.inverse_depth)
 
 
-def _with_focal(lens: Float[Tensor, "lens"], focal: float) -> Float[Tensor, "lens"]:
+def with_focal(lens: Float[Tensor, "lens"], focal: float) -> Float[Tensor, "lens"]:
+    """The lens with another focal length (long sides)."""
     changed = lens.clone()
     changed[0] = math.log(focal)
     return changed

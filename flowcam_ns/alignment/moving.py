@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from flowcam_ns.alignment import measure
 from flowcam_ns.alignment.attempt import Attempt
-from flowcam_ns.alignment.bootstrap import FOCAL_STARTS, PIXEL, LensBelief
+from flowcam_ns.alignment.bootstrap import FOCAL_STARTS, PIXEL, LensBelief, with_focal
 from flowcam_ns.alignment.first_flow import VideoFlow
 from flowcam_ns.alignment.lens import centred_pixels, rays
 from flowcam_ns.alignment.linearize import reproduced
@@ -117,7 +117,7 @@ def agreement(solved: Solved) -> float:
 def against_epipolar_lines(seen: VideoFlow, belief: LensBelief) -> Votes:
     """Votes of the flow between two frames each, under the focal length (of a few) with which most of it agrees."""
     pairs = range(len(seen.measured.pairs))
-    lenses = [belief.mean] if belief.known else [_with_focal(belief.mean, focal) for focal in FOCAL_STARTS]
+    lenses = [belief.mean] if belief.known else [with_focal(belief.mean, focal) for focal in FOCAL_STARTS]
     few = list(pairs)[::EVERY]
     best = lenses[0]
     if len(lenses) > 1:
@@ -174,7 +174,7 @@ def still_pixels(seen: VideoFlow, votes: Votes) -> Bool[np.ndarray, "frames heig
     still = np.ones((len(seen.points), height, width), bool)
     for frame, (x, y) in enumerate(np.moveaxis(place, -1, 1)):
         against, of = (_spread(values[frame], y, x, (rows, columns)) for values in (votes.against, votes.of))
-        moving = _large_spots((against > CONTRADICTED * of) & (of > HARDLY * votes.of.mean()))
+        moving = _large_spots((against > CONTRADICTED * of) & (of > HARDLY * votes.of[frame].mean()))
         around = cv2.dilate(moving, np.ones((3, 3), np.uint8))
         still[frame] = cv2.resize(around, (width, height), interpolation=cv2.INTER_NEAREST) == 0
     return still
@@ -196,7 +196,3 @@ def _large_spots(moving: Bool[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, 
     large = stats[:, cv2.CC_STAT_AREA] >= SMALLEST * moving.size
     large[0] = False  # the ground
     return large[np.asarray(labels, np.int64)].astype(np.uint8)
-
-
-def _with_focal(lens: Float[torch.Tensor, "lens"], focal: float) -> Float[torch.Tensor, "lens"]:
-    return torch.cat([lens.new_tensor([np.log(focal)]), lens[1:]])
