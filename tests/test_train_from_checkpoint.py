@@ -10,7 +10,7 @@ import pytest
 import torch
 from flowcam_ns.method_configs.flowcam import flowcam_method
 
-from flowcam_ns.alignment import estimate
+from flowcam_ns.alignment import attempt
 from flowcam_ns.model.checkpoint import read_checkpoint, to_our_names, write_checkpoint
 from flowcam_ns.model.flowcam_model import FlowCamModelConfig
 from flowcam_ns.model.flowcam_network import FlowCamNetwork
@@ -61,13 +61,13 @@ def test_a_run_starts_from_the_network_of_a_checkpoint(
     layers = NetworkConfig(**{**vars(small_config()), "field_width": 24})
     write_checkpoint(tmp_path / "net.pt", FlowCamNetwork(layers), long_side=48)
     starts = []
-    solve = estimate.segment_from_poses
+    solve = attempt.segment_from_poses
 
     def remember(problem: object, c2w: torch.Tensor, belief: object) -> object:
         starts.append(c2w)
         return solve(problem, c2w, belief)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(estimate, "segment_from_poses", remember)
+    monkeypatch.setattr(attempt, "segment_from_poses", remember)
     config = configured(video, tmp_path / "net.pt")
     config.set_timestamp()
     config.save_config()
