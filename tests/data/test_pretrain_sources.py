@@ -255,11 +255,14 @@ def test_kitti_odometry_and_raw(tmp_path: Path) -> None:
         ("sequences/00/calib.txt", b"P2: 1 2 three"),
         ("sequences/00/calib.txt", b"P2: 0 0 31 35 0 0 22 0 0 0 1 0"),
         ("image_2.txt", b"0 " + b"0 " * 18),
-        ("co3d/frame_annotations.jgz", gzip.compress(b"[]")[:-6]),
-        ("co3d/frame_annotations.jgz", gzip.compress(b"[3]")),
-        ("co3d/frame_annotations.jgz", gzip.compress(b'[{"sequence_name": "s", "image": {"path": "0.png"')),
+        ("co3d/frame_annotations.jgz", gzip.compress(b"[]", mtime=0)[:-6]),
+        ("co3d/frame_annotations.jgz", gzip.compress(b"[3]", mtime=0)),
+        ("co3d/frame_annotations.jgz", gzip.compress(b'[{"sequence_name": "s", "image": {"path": "0.png"', mtime=0)),
         *(
-            ("co3d/frame_annotations.jgz", gzip.compress(json.dumps([{"sequence_name": "s", **entry}]).encode()))
+            (
+                "co3d/frame_annotations.jgz",
+                gzip.compress(json.dumps([{"sequence_name": "s", **entry}]).encode(), mtime=0),
+            )
             for entry in (
                 {"image": {"path": "0.png", "size": [0, 0]}, "viewpoint": CO3D_VIEW},
                 {"image": {"path": "0.png", "size": [4, 4]}, "viewpoint": {**CO3D_VIEW, "T": [10**400, 0, 0]}},
