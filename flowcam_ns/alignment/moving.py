@@ -21,9 +21,9 @@ from flowcam_ns.alignment import measure
 from flowcam_ns.alignment.attempt import Attempt
 from flowcam_ns.alignment.bootstrap import FOCAL_STARTS, PIXEL, LensBelief, with_focal
 from flowcam_ns.alignment.first_flow import VideoFlow
-from flowcam_ns.alignment.lens import centred_pixels, rays
+from flowcam_ns.alignment.lens import rays
 from flowcam_ns.alignment.linearize import reproduced
-from flowcam_ns.alignment.problem import FlowProblem, Solved
+from flowcam_ns.alignment.problem import Solved
 from flowcam_ns.alignment.refine import retriangulate
 from flowcam_ns.alignment.two_view import essential_motion
 
@@ -95,8 +95,10 @@ def without_moving(
     best = Stilled(first, agreed=agreement(first.solved))
     if best.agreed >= DOUBTED or attempts == 0:
         return best
-    votes = against_epipolar_lines(seen, belief)
+    found, votes = None, against_epipolar_lines(seen, belief)
     for _ in range(attempts):
+        if found is not None:
+            votes = against_poses(seen, found, votes)
         still = still_pixels(seen, votes)
         found = solve(seen.masked(still))
         if found is None or found.turns:
@@ -104,28 +106,26 @@ def without_moving(
         agreed, posed = agreement(found.solved), len(found.bridged.part) / len(first.bridged.part)
         if agreed >= BELIEVED and posed >= KEPT:
             best = Stilled(found, 1 - float(still.mean()), agreed)
-        votes = against_poses(seen, found, votes)
     return best
 
 
 def agreement(solved: Solved) -> float:
     """Share (of the weight) of a solution's flow that it explains exactly."""
-    weight = _weight(solved.problem)
+    weight = solved.problem.weight()
     return float((weight * reproduced(solved.problem, solved.state, EXACT)).sum() / weight.sum().clamp(min=1e-9))
 
 
 def against_epipolar_lines(seen: VideoFlow, belief: LensBelief) -> Votes:
     """Votes of the flow between two frames each, under the focal length (of a few) with which most of it agrees."""
-    pairs = range(len(seen.measured.pairs))
+    rows = range(len(seen.measured.pairs))
     lenses = [belief.mean] if belief.known else [with_focal(belief.mean, focal) for focal in FOCAL_STARTS]
-    few = list(pairs)[::EVERY]
     best = lenses[0]
     if len(lenses) > 1:
-        best = min(lenses, key=lambda lens: float(_two_view_votes(seen, few, lens).against.sum()))
-    return _two_view_votes(seen, list(pairs), best)
+        best = min(lenses, key=lambda lens: float(_two_view_votes(seen, rows[::EVERY], lens).against.sum()))
+    return _two_view_votes(seen, rows, best)
 
 
-def _two_view_votes(seen: VideoFlow, rows: list[int], lens: Float[torch.Tensor, "lens"]) -> Votes:
+def _two_view_votes(seen: VideoFlow, rows: range, lens: Float[torch.Tensor, "lens"]) -> Votes:
     against, of = (np.zeros(seen.points.shape[:2]) for _ in range(2))
     for row in rows:
         (i, _), targets = seen.measured.pairs[row], seen.measured.targets[row]
@@ -143,8 +143,7 @@ def _two_view_votes(seen: VideoFlow, rows: list[int], lens: Float[torch.Tensor, 
 def _rays(
     pixels: Float[np.ndarray, "n 2"], seen: VideoFlow, lens: Float[torch.Tensor, "lens"]
 ) -> Float[np.ndarray, "n 2"]:
-    centred = centred_pixels(torch.from_numpy(pixels).double(), seen.store.width, seen.store.height)
-    return rays(centred.T, lens).T.contiguous().numpy()
+    return rays(measure.centred_points(pixels, seen.store, torch.float64), lens).T.contiguous().numpy()
 
 
 def against_poses(seen: VideoFlow, found: Attempt, otherwise: Votes) -> Votes:
@@ -152,17 +151,12 @@ def against_poses(seen: VideoFlow, found: Attempt, otherwise: Votes) -> Votes:
     part = found.bridged.part
     problem = part.problem(measure.build_problem(seen.store, seen.points, seen.measured))
     state = retriangulate(problem, found.solved.state)
-    weight = _weight(problem)
+    weight = problem.weight()
     against, of = otherwise.against.copy(), otherwise.of.copy()
     frames = part.frames.numpy()
     against[frames] = (weight * ~reproduced(problem, state, EXPLAINED)).sum(1).numpy()
     of[frames] = weight.sum(1).numpy()
     return Votes(against, of)
-
-
-def _weight(problem: FlowProblem) -> Float[torch.Tensor, "rows slots points"]:
-    """Of real measurements; 0 in empty slots."""
-    return problem.confidence * (problem.neighbours != problem.sources[:, None])[..., None]
 
 
 def still_pixels(seen: VideoFlow, votes: Votes) -> Bool[np.ndarray, "frames height width"]:

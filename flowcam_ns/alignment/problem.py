@@ -44,6 +44,10 @@ class FlowProblem:
             problem.confidence[row, slots],
         )
 
+    def weight(self) -> Float[Tensor, "rows slots points"]:
+        """Confidence of what was measured; 0 in empty slots, whatever stands there."""
+        return self.confidence * (self.neighbours != self.sources[:, None])[..., None]
+
     def window(self, start: int, stop: int) -> FlowProblem:
         """The problem of the frames [start, stop) alone, renumbered from 0, for a problem with one row a frame."""
         frames = torch.arange(start, stop, device=self.sources.device)

@@ -59,7 +59,7 @@ def explained_around(problem: FlowProblem, state: FlowState) -> Float[Tensor, "f
     """For each frame: how much (of the weight) of the flow from it and into it lands within `INLIER` of its target."""
 
     def weigh(chunk: FlowProblem, part: FlowState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        weight = chunk.confidence * (chunk.neighbours != chunk.sources[:, None])[..., None]
+        weight = chunk.weight()
         near = weight * reproduced(chunk, part, INLIER)
         sources = chunk.sources[:, None].expand_as(chunk.neighbours)
         return sources.flatten(), chunk.neighbours.flatten(), weight.sum(-1).flatten(), near.sum(-1).flatten()

@@ -75,7 +75,7 @@ def with_logo(images: Pictures, camera: Camera | None) -> Spoiled:
 
 def crossed_by_thing(share: float, images: Pictures, camera: Camera | None) -> Spoiled:
     """With a thing that moves to and fro before the scene: an oval of `share` of the picture, whose texture is the
-    middle of the last picture upside down.
+    last picture, upside down.
     """
     frames, height, width = images.shape[:3]
     tall = min(np.sqrt(share * height * width * THING_SLENDER / np.pi), 0.475 * height)
