@@ -37,7 +37,7 @@ PUBLISHED_LONG_SIDE = 128
 """Size of the frames that the authors' RealEstate10K checkpoint was trained on, px."""
 SHIPPED = {"small": Path(__file__).parents[1] / "weights" / "small.safetensors"}
 """Networks that come with the package, by the names that stand for their files."""
-MAY_BE_ZERO = ("pose_steps", "pose_search")
+MAY_BE_ZERO = ("pose_steps", "pose_search", "joint_steps")
 LARGEST_NUMBER = 4096
 """No width, count or distance of a network in a file may be larger: files are not trusted."""
 

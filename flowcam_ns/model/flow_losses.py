@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowcam_ns.geometry import se3
 from flowcam_ns.model import scene_flow
-from flowcam_ns.model.clip import Clip
+from flowcam_ns.model.clip import Clip, chained_flow
 from flowcam_ns.model.motion import Matches, MotionOutput
 
 PUBLISHED_WEIGHT = 6000.0
@@ -54,37 +54,13 @@ def wide_flow_loss(motion: MotionOutput, clip: Clip, gaps: tuple[int, ...], soft
     total = motion.flow.new_zeros(())
     gaps = tuple(gap for gap in gaps if gap <= clip.num_pairs)
     for gap in gaps:
-        ends, confidence = chained_flow(motion, clip, gap)
+        ends, confidence = chained_flow(clip, motion.uv[:, gap - 1 :], gap)
         T_earlier_later = se3.between(motion.c2w[:, :-gap], motion.c2w[:, gap:])
         later = motion.surfaces.frames(gap, None)
         uv = motion.uv[:, gap - 1 :]
         induced = scene_flow.pose_induced_flow(later, T_earlier_later, clip.intrinsics[:, :-gap], uv)
         total = total + weighted_mean(soft_length(induced - (ends - uv), softness * gap), confidence) / gap
     return total / max(len(gaps), 1)
-
-
-def chained_flow(
-    motion: MotionOutput, clip: Clip, gap: int
-) -> tuple[Float[Tensor, "batch ends rays 2"], Float[Tensor, "batch ends rays"]]:
-    """Where the rays of frames gap..n end `gap` frames earlier, following the flow, and the product of confidences.
-
-    A ray that leaves the image on its way has confidence 0.
-    """
-    position = motion.uv[:, gap - 1 :]
-    confidence = torch.ones_like(position[..., 0])
-    frames = position.shape[1]
-    maps = clip.backward_flow
-    if clip.confidence is not None:
-        maps = torch.cat([maps, clip.confidence[:, :, None]], dim=2)
-    for step in range(gap):
-        pairs = maps[:, gap - 1 - step : gap - 1 - step + frames].flatten(0, 1)
-        grid = position.flatten(0, 1)[:, :, None] * 2 - 1
-        read = F.grid_sample(pairs, grid, padding_mode="border", align_corners=False)[..., 0]
-        read = read.transpose(1, 2).unflatten(0, position.shape[:2])
-        inside = ((position > 0) & (position < 1)).all(-1)
-        confidence = confidence * inside * (read[..., 2] if clip.confidence is not None else 1)
-        position = position + read[..., :2]
-    return position, confidence
 
 
 def soft_length(residual: Float[Tensor, "*batch 2"], softness: float) -> Float[Tensor, "*batch"]:

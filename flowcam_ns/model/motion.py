@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowcam_ns.model import scene_flow
-from flowcam_ns.model.clip import Clip
+from flowcam_ns.model.clip import Clip, chained_flow
+from flowcam_ns.model.clip_refinement import ClipReprojection, refine_clip
 from flowcam_ns.model.motion_refinement import Reprojection, refine_motion
 from flowcam_ns.model.network_config import NetworkConfig
 from flowcam_ns.model.surfaces import RaySurfaces
@@ -66,9 +67,22 @@ def solve_motion(matches: Matches, clip: Clip, config: NetworkConfig) -> MotionO
             later, clip.intrinsics[:, :-1], ends, trust[..., 0], config.depth_spread, config.flow_noise
         )
         relative = refine_motion(relative, match, config.pose_steps, config.pose_search)
+    if config.joint_steps > 0:
+        relative = refine_clip(relative, _over_gaps(matches, clip, trust[..., 0], config), config.joint_steps)
     return MotionOutput(
         **{name: getattr(matches, name) for name in Matches.__dataclass_fields__},
         relative=relative,
         c2w=scene_flow.chain(relative),
         flow_from_pose=scene_flow.pose_induced_flow(later, relative, clip.intrinsics[:, 1:], matches.uv),
     )
+
+
+def _over_gaps(matches: Matches, clip: Clip, trust: Tensor, config: NetworkConfig) -> ClipReprojection:
+    """Where the later frames' surfaces are seen, by the given flow and by flows chained over longer gaps."""
+    ends, weights = {1: matches.uv + matches.flow}, {1: trust}
+    gap = 2
+    while gap <= min(config.joint_reach, clip.num_pairs):
+        ends[gap], confidence = chained_flow(clip, matches.uv[:, gap - 1 :], gap)
+        weights[gap] = matches.weights[:, gap - 1 :, :, 0] * confidence
+        gap *= 2
+    return ClipReprojection.of(matches.later, clip.intrinsics, ends, weights, config.depth_spread, config.flow_noise)

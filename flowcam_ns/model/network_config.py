@@ -52,6 +52,10 @@ class NetworkConfig:
     """Standard deviation of the surfaces' depths, as a share, that those steps count with; 0 holds the surfaces."""
     flow_noise: float = 0.0005
     """Standard deviation of the flow that those steps count with, as a fraction of the image's width."""
+    joint_steps: int = 0
+    """Steps after those that move all motions of a clip together, so that their lengths agree (published: none)."""
+    joint_reach: int = 4
+    """Longest frame gap whose flow, chained from neighbours', counts in those steps: 1, 2, 4, ... up to this."""
     num_samples: int = 64
     """Samples along a ray."""
     near: float = 1.0
@@ -89,6 +93,7 @@ def small_config(num_context_views: int = 2) -> NetworkConfig:
         confidence_by_depth=True,
         pose_steps=2,
         pose_search=4,
+        joint_steps=4,
         num_samples=16,
         near=0.5,
         far=12.0,

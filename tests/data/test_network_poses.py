@@ -63,7 +63,7 @@ def tiny_video(count: int) -> NetworkVideo:
 @pytest.mark.parametrize("count", [2, 5, 9, 10])
 def test_windows_add_up_to_every_frame_in_one_scale(count: int) -> None:
     torch.manual_seed(0)
-    network = FlowCamNetwork(small_config())
+    network = FlowCamNetwork(dataclasses.replace(small_config(), joint_steps=0))
     video = tiny_video(count)
     heard: list[float] = []
     parts = trajectory_of(network, video, lambda done, _c2w: heard.append(done), stride=4, window=5)
@@ -74,6 +74,18 @@ def test_windows_add_up_to_every_frame_in_one_scale(count: int) -> None:
     assert heard == sorted(heard)
     assert heard[-1] == 1.0
     assert network.training, "the network is left as it was"
+
+
+@pytest.mark.parametrize(("count", "window"), [(2, 7), (7, 7), (8, 7), (12, 7), (13, 8), (30, 9)])
+def test_windows_that_share_several_frames_add_up_to_every_frame_once(count: int, window: int) -> None:
+    torch.manual_seed(0)
+    network = FlowCamNetwork(small_config())
+    heard: list[float] = []
+    found = trajectory_of(network, tiny_video(count), lambda done, _: heard.append(done), stride=4, window=window)
+    for name in ("c2w", "inverse_depth", "relative_std"):
+        assert len(getattr(found, name)) == count
+    assert heard == sorted(heard)
+    assert heard[-1] == 1.0
 
 
 def test_a_trajectory_is_handed_on_upright_with_its_points_where_the_network_sees_them(

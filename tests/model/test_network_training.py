@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from flowcam_ns.model.alignment_loss import (
     scaled_poses,
     world_to_network_scale,
 )
+from flowcam_ns.model.clip import chained_flow
 from flowcam_ns.model.clip_training import (
     ClipTrainingConfig,
     NetworkVideo,
@@ -25,7 +27,7 @@ from flowcam_ns.model.clip_training import (
     network_losses,
     sample_clip,
 )
-from flowcam_ns.model.flow_losses import chained_flow, soft_length, wide_flow_loss
+from flowcam_ns.model.flow_losses import soft_length, wide_flow_loss
 from flowcam_ns.model.flowcam_network import FlowCamNetwork
 from flowcam_ns.model.losses import NetworkLossConfig
 from flowcam_ns.model.network_config import NetworkConfig, small_config
@@ -74,9 +76,9 @@ def video(clip: SyntheticClip) -> NetworkVideo:
     return as_video(clip)
 
 
-def small_network(seed: int = 0) -> FlowCamNetwork:
+def small_network(seed: int = 0, joint_steps: int = 4) -> FlowCamNetwork:
     torch.manual_seed(seed)
-    return FlowCamNetwork(small_config())
+    return FlowCamNetwork(replace(small_config(), joint_steps=joint_steps))
 
 
 def tiny_video(frames: int = 7) -> NetworkVideo:
@@ -90,7 +92,7 @@ def tiny_video(frames: int = 7) -> NetworkVideo:
 
 @pytest.mark.timeout(600)
 def test_chained_poses_follow_the_camera_after_training(clip: SyntheticClip, video: NetworkVideo) -> None:
-    network = small_network()
+    network = small_network(joint_steps=0)
     truth = torch.from_numpy(clip.c2w)
     before = neighbour_errors(network_poses(network, video, stride=4), truth)
     fit_network(network, video, ClipTrainingConfig(steps=150, target_rays=32))
@@ -99,12 +101,34 @@ def test_chained_poses_follow_the_camera_after_training(clip: SyntheticClip, vid
     assert direction < min(10, 0.7 * before[1])
 
 
+def test_motions_moved_together_follow_the_camera_closer_than_pair_by_pair(
+    clip: SyntheticClip, video: NetworkVideo
+) -> None:
+    truth = torch.from_numpy(clip.c2w)
+    pairs = neighbour_errors(network_poses(small_network(joint_steps=0), video, stride=4), truth)
+    together = neighbour_errors(network_poses(small_network(), video, stride=4), truth)
+    assert together[0] < 0.6 * pairs[0]
+    assert together[1] < 0.6 * pairs[1]
+
+
 def test_windows_share_their_scale(video: NetworkVideo) -> None:
-    network = small_network()
+    network = small_network(joint_steps=0)
     whole = relative_poses_of_video(network, video, stride=9, window=len(video.frames))
     windows = relative_poses_of_video(network, video, stride=9, window=7)
     assert whole.shape == (len(video.frames) - 1, 4, 4)
     assert torch.allclose(whole, windows, atol=1e-4)
+
+
+@pytest.mark.parametrize("window", [9, 16])
+def test_windows_that_settle_their_own_scale_carry_it_over(
+    clip: SyntheticClip, video: NetworkVideo, window: int
+) -> None:
+    relative = relative_poses_of_video(small_network(), video, stride=4, window=window)
+    c2w = torch.from_numpy(clip.c2w)
+    truth = se3.between(c2w[:-1], c2w[1:])
+    assert len(relative) == len(truth)
+    shares = (relative[:, :3, 3].norm(dim=-1) / truth[:, :3, 3].norm(dim=-1)).log()
+    assert float(shares.std()) < 0.08
 
 
 def test_chained_poses_are_rigid_and_start_at_the_identity() -> None:
@@ -159,7 +183,7 @@ def test_chained_flow_ends_at_the_same_scene_point(clip: SyntheticClip, video: N
     network = small_network()
     cut = video.clip(start=10, length=5)
     motion = network.estimate_motion(cut, torch.arange(0, WIDTH * HEIGHT, 7))
-    ends, confidence = chained_flow(motion, cut, gap=4)
+    ends, confidence = chained_flow(cut, motion.uv[:, 3:], gap=4)
     direct, visible = clip.flow(14, 10)
     rays = torch.arange(0, WIDTH * HEIGHT, 7)
     truth = torch.from_numpy(direct / [WIDTH, HEIGHT]).float().flatten(0, 1)[rays]

@@ -1,0 +1,189 @@
+"""Motions of a whole clip made consistent: Gauss-Newton steps on flow over several gaps, every ray with one depth.
+
+Two frames say nothing about how long their step is; that comes from the network's depths, frame by frame, and differs
+from pair to pair. Flow over longer gaps sees the same surface from three and more places, which ties the lengths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flowcam_ns.geometry import se3
+from flowcam_ns.model.motion_refinement import BEHIND, NEAREST, OUTLIER
+from flowcam_ns.model.surfaces import RaySurfaces
+
+LEAST_INVERSE = 0.05
+"""Inverse depths stay above this share of what the network says."""
+DAMPING = 1e-8
+"""Share of the diagonal that is added to it: less than what depths say about the scale of all, which is little."""
+LEAST_SPREAD = 1e-4
+"""A smaller spread of depths counts as this: they are held all the same."""
+DEPTH_STEPS = 2
+"""Steps of the depths alone, before motions and depths move together."""
+
+
+@dataclass(frozen=True)
+class ClipState:
+    """What the steps move."""
+
+    c2w: Float[Tensor, "batch frames 4 4"]
+    inverse: Float[Tensor, "batch later rays"]
+    """Inverse depth of the rays of frames 1..n, over what the network says."""
+
+
+@dataclass(frozen=True)
+class ClipReprojection:
+    """Surfaces of the frames 1..n, and where flow says that they are seen some gaps earlier."""
+
+    points: Float[Tensor, "batch later rays 3"]
+    """In their own cameras."""
+    share: Float[Tensor, "batch later rays 1"]
+    """How much of a translation a point makes: the ray's accumulation."""
+    frames: Int[Tensor, "later gaps"]
+    """Where they are seen; 0 with weight 0 where the clip does not reach back that far."""
+    seen: Float[Tensor, "batch later rays gaps 2"]
+    """On those cameras' planes at distance 1."""
+    weights: Float[Tensor, "batch later rays gaps"]
+    """Confidences, not negative; those of a frame sum to 1."""
+    noise: Float[Tensor, "batch later 1 gaps"]
+    """Standard deviation of `seen`."""
+    depth_spread: float
+    """Standard deviation of an inverse depth as a share of it; 0 holds the surfaces."""
+
+    @classmethod
+    def of(
+        cls,
+        surfaces: RaySurfaces,
+        K: Float[Tensor, "batch frames 3 3"],
+        ends: dict[int, Float[Tensor, "batch ends rays 2"]],
+        weights: dict[int, Float[Tensor, "batch ends rays"]],
+        depth_spread: float,
+        flow_noise: float,
+    ) -> ClipReprojection:
+        """From where flow ends that many frames earlier (fractions of the image), of the frames that reach so far.
+
+        `surfaces` are those of the frames 1..n. All is float64 from here on.
+        """
+        later, gaps = surfaces.points.shape[1], list(ends)
+        K = K.double()
+        seen, trust, noise = [], [], []
+        for gap in gaps:
+            missing = gap - 1
+            earlier = K[:, : later + 1 - gap]
+            y = (ends[gap][..., 1].double() - earlier[..., 1, 2, None]) / earlier[..., 1, 1, None]
+            x = ends[gap][..., 0].double() - earlier[..., 0, 2, None] - earlier[..., 0, 1, None] * y
+            x = x / earlier[..., 0, 0, None]
+            seen.append(_after(missing, torch.stack([x, y], dim=-1)))
+            trust.append(_after(missing, weights[gap].double()))
+            noise.append(_after(missing, flow_noise * gap**0.5 / earlier[..., 0, 0, None], 1.0))
+        weight = torch.stack(trust, dim=-1)
+        frames = torch.arange(1, later + 1)[:, None] - torch.tensor(gaps)
+        return cls(
+            points=surfaces.points.double(),
+            share=surfaces.accumulation.double(),
+            frames=frames.clamp(min=0).to(weight.device),
+            seen=torch.stack(seen, dim=-2),
+            weights=weight / weight.sum((-2, -1), keepdim=True).clamp(min=1e-12),
+            noise=torch.stack(noise, dim=-1),
+            depth_spread=depth_spread,
+        )
+
+    def start(self, relative: Float[Tensor, "batch pairs 4 4"]) -> ClipState:
+        """Chained motions T(t <- t + 1), and depths after some steps of their own."""
+        c2w = [se3.identity(len(relative), relative.double())]
+        for motion in relative.double().unbind(1):
+            c2w.append(c2w[-1] @ motion)
+        state = ClipState(torch.stack(c2w, dim=1), torch.ones_like(self.points[..., 0]))
+        for _ in range(DEPTH_STEPS):
+            state = self.improved(state, hold=True)
+        return state
+
+    def improved(self, state: ClipState, hold: bool = False) -> ClipState:
+        """After one Gauss-Newton step; of the depths alone if motions `hold`. Frame 0 stays where it is."""
+        frames, gaps = state.c2w.shape[1], self.frames.shape[1]
+        T = se3.between(state.c2w[:, self.frames], state.c2w[:, 1:, None])  # [batch later gaps 4 4]
+        R, t = T[..., :3, :3], T[..., :3, 3]
+        scaled = (self.share * state.inverse[..., None])[..., None, :]  # [batch later rays 1 1]
+        turned = torch.einsum("blgxy,blry->blrgx", R, self.points)
+        moved = turned + scaled * t[:, :, None]
+        z = moved[..., 2:].clamp(min=NEAREST)
+        place = moved[..., :2] / z
+        residual = place - self.seen
+        by_point = torch.cat([torch.eye(2).to(z).expand(*z.shape[:-1], 2, 2), -place[..., None]], dim=-1) / z[..., None]
+        by_inverse = torch.einsum("blrgkx,blgx->blrgk", by_point, t) * self.share[..., None]
+
+        in_front = moved[..., 2] > NEAREST
+        errors = torch.where(in_front, residual.square().sum(-1) / self.noise**2, BEHIND)
+        robust = torch.ones_like(errors) if hold else 1 / (1 + errors / OUTLIER**2)
+        weights = self.weights * in_front * robust  # [batch later rays gaps]
+        precise = weights / self.noise**2
+        prior = weights.sum(-1) / max(self.depth_spread, LEAST_SPREAD) ** 2 + 1e-12
+        matrix_inverse = (precise * by_inverse.square().sum(-1)).sum(-1) + prior
+        gradient_inverse = (precise * (by_inverse * residual).sum(-1)).sum(-1) + prior * (state.inverse - 1)
+        if hold:
+            return ClipState(state.c2w, (state.inverse - gradient_inverse / matrix_inverse).clamp(min=LEAST_INVERSE))
+
+        by_own = torch.cat(
+            [
+                torch.einsum("blrgkx,blgxy->blrgky", by_point, R) * scaled[..., None],
+                -torch.einsum("blrgkx,blgxy,blryz->blrgkz", by_point, R, se3.skew(self.points)),
+            ],
+            dim=-1,
+        )
+        by_other = torch.cat([-by_point * scaled[..., None], by_point @ se3.skew(moved)], dim=-1)
+        # Columns: the ray's own frame, then those where it is seen.
+        by_motion = by_own.new_zeros(*by_own.shape[:-1], 1 + gaps, 6)
+        by_motion[..., 0, :] = by_own
+        for gap in range(gaps):
+            by_motion[:, :, :, gap, :, 1 + gap] = by_other[:, :, :, gap]
+        by_motion = by_motion.flatten(-2)
+        left = by_motion * precise[..., None, None]
+        across = torch.einsum("blrgkm,blrgk->blrm", left, by_inverse)
+        matrix = torch.einsum("blrgkm,blrgkn->blmn", left, by_motion)
+        matrix = matrix - torch.einsum("blrm,blrn->blmn", across / matrix_inverse[..., None], across)
+        gradient = torch.einsum("blrgkm,blrgk->blm", left, residual)
+        gradient = gradient - torch.einsum("blrm,blr->blm", across, gradient_inverse / matrix_inverse)
+
+        places = self._columns(frames)
+        whole = torch.einsum("lmf,blmn,lng->bfg", places, matrix, places)[:, 6:, 6:]
+        slope = torch.einsum("lmf,blm->bf", places, gradient)[:, 6:]
+        diagonal = torch.diagonal(whole, dim1=-2, dim2=-1)
+        change = -torch.linalg.solve(whole + torch.diag_embed(DAMPING * diagonal + 1e-12), slope[..., None])[..., 0]
+        change = torch.cat([torch.zeros_like(change[:, :6]), change], dim=1)
+        own = torch.einsum("lmf,bf->blm", places, change)
+        deeper = -(gradient_inverse + torch.einsum("blrm,blm->blr", across, own)) / matrix_inverse
+        c2w = state.c2w @ se3.exp(change.unflatten(1, (frames, 6)))
+        return ClipState(c2w, (state.inverse + deeper).clamp(min=LEAST_INVERSE))
+
+    def _columns(self, frames: int) -> Float[Tensor, "later local unknowns"]:
+        """Which unknowns of all frames a later frame's own columns are."""
+        later = len(self.frames)
+        touched = torch.cat([torch.arange(1, later + 1).to(self.frames)[:, None], self.frames], dim=1)
+        chosen = torch.nn.functional.one_hot(touched, frames).to(self.points)  # [later 1+gaps frames]
+        return torch.einsum("lgf,mn->lgmfn", chosen, torch.eye(6).to(chosen)).flatten(3).flatten(1, 2)
+
+
+def _after(missing: int, x: Tensor, value: float = 0.0) -> Tensor:
+    """`x` [batch frames ...] with so many frames put before it."""
+    return torch.cat([x.new_full((len(x), missing, *x.shape[2:]), value), x], dim=1)
+
+
+def refine_clip(
+    relative: Float[Tensor, "batch pairs 4 4"], match: ClipReprojection, steps: int
+) -> Float[Tensor, "batch pairs 4 4"]:
+    """Motions T(t <- t + 1) after some Gauss-Newton steps, differentiable in surfaces and weights.
+
+    Only the last step is: at the optimum a Newton step from there has the optimum's own gradient (implicit function
+    theorem), wherever it was reached from.
+    """
+    with torch.autocast(relative.device.type, enabled=False):
+        with torch.no_grad():
+            state = match.start(relative)
+            for _ in range(steps - 1):
+                state = match.improved(state)
+        state = match.improved(state)
+    return se3.between(state.c2w[:, :-1], state.c2w[:, 1:]).to(relative.dtype)
