@@ -44,8 +44,11 @@ class FlowCamNetwork(nn.Module):
     def forward(
         self, clip: Clip, context_rays: Int[Tensor, "context_rays"], target_rays: Int[Tensor, "target_rays"]
     ) -> NetworkOutput:
-        """Motion from the `context_rays`, then frames 1..n re-rendered at the `target_rays`."""
-        motion = self.estimate_motion(clip, context_rays)
+        """Motion from the `context_rays`, then frames 1..n re-rendered at the `target_rays`: what training sees.
+
+        Motions are those of each pair by itself. Moved together they are right whatever the surfaces, and teach less.
+        """
+        motion = self.estimate_motion(clip, context_rays, together=False)
         if len(target_rays) == 0:
             return NetworkOutput(motion, None)
         return NetworkOutput(motion, self.rerender(clip, motion.features, motion.c2w, target_rays))
@@ -68,8 +71,11 @@ class FlowCamNetwork(nn.Module):
         rays = rays.transpose(1, 2).unflatten(2, (height, width))
         return self.encoder(images, flow * self.config.flow_input_scale, rays)
 
-    def estimate_motion(self, clip: Clip, rays: Int[Tensor, "rays"]) -> MotionOutput:
-        """Steps 1 to 6 and 8 of the method: features, surfaces, confidences, poses and the flow they induce."""
+    def estimate_motion(self, clip: Clip, rays: Int[Tensor, "rays"], together: bool = True) -> MotionOutput:
+        """Steps 1 to 6 and 8 of the method: features, surfaces, confidences, poses and the flow they induce.
+
+        Unless `together`, the config's joint steps are left out.
+        """
         features = self.encode(clip)
         batch, frames = clip.images.shape[:2]
         uv_frame = self.pixel_coordinates(rays, clip.size, clip.intrinsics)
@@ -95,7 +101,7 @@ class FlowCamNetwork(nn.Module):
             weights=torch.ones_like(uv[..., :1]) if self.confidence is None else self.confidence(matched).float(),
             flow_confidence=None if clip.confidence is None else gather_pixels(clip.confidence[:, :, None], rays),
         )
-        return solve_motion(matches, clip, self.config)
+        return solve_motion(matches, clip, self.config, together)
 
     def rerender(
         self,

@@ -51,8 +51,11 @@ class MotionOutput(Matches):
     """What `flow` would be if surfaces and motion were right."""
 
 
-def solve_motion(matches: Matches, clip: Clip, config: NetworkConfig) -> MotionOutput:
-    """Steps 6 and 8 of the method: poses by weighted Procrustes (refined, if the config says so), and their flow."""
+def solve_motion(matches: Matches, clip: Clip, config: NetworkConfig, together: bool) -> MotionOutput:
+    """Steps 6 and 8 of the method: poses by weighted Procrustes (refined, if the config says so), and their flow.
+
+    The config's joint steps are left out unless `together`.
+    """
     later, partner = matches.later, matches.partner_surfaces
     trust = matches.weights
     if matches.flow_confidence is not None:
@@ -67,7 +70,7 @@ def solve_motion(matches: Matches, clip: Clip, config: NetworkConfig) -> MotionO
             later, clip.intrinsics[:, :-1], ends, trust[..., 0], config.depth_spread, config.flow_noise
         )
         relative = refine_motion(relative, match, config.pose_steps, config.pose_search)
-    if config.joint_steps > 0:
+    if together and config.joint_steps > 0:
         relative = refine_clip(relative, _over_gaps(matches, clip, trust[..., 0], config), config.joint_steps)
     return MotionOutput(
         **{name: getattr(matches, name) for name in Matches.__dataclass_fields__},

@@ -101,18 +101,30 @@ class Reprojection:
         return se3.from_rotation_translation(rotation, motion[..., :3, 3] + change[..., :3]), cost
 
     def searched(self, motion: Float[Tensor, "*batch 4 4"], steps: int) -> Float[Tensor, "*batch 4 4"]:
-        """The best of what some steps make of `motion` and of unturned motions along the axes, both ways."""
+        """The best of what some steps make of `motion` and of unturned motions along the axes, both ways.
+
+        Then, of several pairs (the last of the batch's dimensions), the best of what steps make of that and of its
+        neighbours' motions: a camera moves on as it did.
+        """
         place = self.points[..., :2] / self.points[..., 2:].clamp(min=NEAREST)
         length = ((place - self.seen).norm(dim=-1) * self.points[..., 2]).median(dim=-1).values
         axes = torch.eye(3).to(length)
         moves = torch.cat([axes, -axes]).reshape(6, *[1] * length.ndim, 3) * length[..., None]
         unturned = se3.from_rotation_translation(axes.expand(*moves.shape, 3), moves)
-        tried = torch.cat([motion[None], unturned])
+        found = self._best_of(torch.cat([motion[None], unturned]), steps)
+        if motion.ndim == 2 or motion.shape[-3] == 1:
+            return found
+        neighbours = [found[..., :1, :, :], found, found[..., -1:, :, :]]
+        before, after = torch.cat(neighbours[:2], dim=-3), torch.cat(neighbours[1:], dim=-3)
+        return self._best_of(torch.stack([found, before[..., :-1, :, :], after[..., 1:, :, :]]), steps)
+
+    def _best_of(self, tried: Float[Tensor, "starts *batch 4 4"], steps: int) -> Float[Tensor, "*batch 4 4"]:
+        """What some steps make of the starts, and of that what costs least."""
         for _ in range(steps):
             tried, _ = self.improved(tried)
         _, cost = self.improved(tried)
         best = cost.argmin(dim=0)
-        return torch.gather(tried, 0, best[None, ..., None, None].expand(1, *motion.shape))[0]
+        return torch.gather(tried, 0, best[None, ..., None, None].expand(1, *tried.shape[1:]))[0]
 
 
 def refine_motion(

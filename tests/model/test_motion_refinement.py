@@ -116,17 +116,29 @@ def test_a_search_finds_the_motion_where_the_start_leads_elsewhere() -> None:
     assert direction < 5
 
 
+def _joined(matches: list[Reprojection]) -> Reprojection:
+    """The pairs of one clip."""
+    names = ("points", "share", "seen", "weights", "noise")
+    stacked = {name: torch.stack([getattr(m, name) for m in matches])[None] for name in names}
+    return Reprojection(**stacked, depth_spread=matches[0].depth_spread)
+
+
 def test_a_batch_is_solved_pair_by_pair() -> None:
     pairs = [Pair(seed, ORBIT) for seed in range(3)]
     matches = [pair.match(pair.wrong_depth(0.2), 0.3) for pair in pairs]
-    joined = Reprojection(
-        *(torch.stack([getattr(m, name) for m in matches])[None] for name in ("points", "share", "seen", "weights")),
-        noise=torch.stack([m.noise for m in matches])[None],
-        depth_spread=0.3,
-    )
-    whole = refine_motion(ORBIT.expand(1, 3, 4, 4), joined, 2, 2)
-    single = torch.stack([refine_motion(ORBIT, match, 2, 2) for match in matches])
+    joined = _joined(matches)
+    whole = refine_motion(ORBIT.expand(1, 3, 4, 4), joined, 2, 0)
+    single = torch.stack([refine_motion(ORBIT, match, 2, 0) for match in matches])
     torch.testing.assert_close(whole[0], single)
+
+
+def test_a_pair_that_found_nothing_better_takes_its_neighbours_motion() -> None:
+    askew = motion_of((0.2, 0.2, 0.2), (2.0, -4.0, 3.0))
+    pairs = [Pair(seed, askew) for seed in range(3)]
+    matches = [pair.match(pair.wrong_depth(0.1), 0.3) for pair in pairs]
+    starts = torch.stack([askew, motion_of((0.0, 0.0, -0.3), (0.0, 0.0, 0.0)), askew])
+    assert pairs[1].errors(matches[1].searched(starts[1], 0))[1] > 50
+    assert pairs[1].errors(_joined(matches).searched(starts[None], 0)[0, 1])[1] < 1e-3
 
 
 def test_gradients_are_those_of_the_steps() -> None:

@@ -112,7 +112,7 @@ def test_motions_moved_together_follow_the_camera_closer_than_pair_by_pair(
 
 
 def test_windows_share_their_scale(video: NetworkVideo) -> None:
-    network = small_network(joint_steps=0)
+    network = FlowCamNetwork(replace(small_config(), joint_steps=0, pose_search=0))
     whole = relative_poses_of_video(network, video, stride=9, window=len(video.frames))
     windows = relative_poses_of_video(network, video, stride=9, window=7)
     assert whole.shape == (len(video.frames) - 1, 4, 4)
