@@ -14,6 +14,7 @@ from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.linearize import residuals
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.alignment.robust import robust_cost
+from flowcam_ns.alignment.watch import count_effort
 from flowcam_ns.geometry import se3
 
 MIN_DAMPING, MAX_DAMPING = 1e-7, 1e6
@@ -101,6 +102,7 @@ def minimize(
         del equations  # before the next ones are built: for a long video they are the largest thing in memory
         if not accepted or small_steps >= 2:
             break
+    count_effort(done, len(state.c2w))
     return Solution(state, float(cost), done, damping)
 
 

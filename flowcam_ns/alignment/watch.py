@@ -1,10 +1,12 @@
-"""What a long solve tells about itself: how far it is, and how long each stage took."""
+"""What a long solve tells about itself: how far it is, how long each stage took, how many steps it made."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -26,3 +28,37 @@ class Stopwatch:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
+
+
+@dataclass
+class Effort:
+    """Work of a solver, as it does not depend on the machine."""
+
+    steps: int = 0
+    """Steps that were tried."""
+    frame_steps: int = 0
+    """The same, each times the frames that it moved."""
+
+    def add(self, steps: int, frames: int) -> None:
+        """Count steps on so many frames."""
+        self.steps += steps
+        self.frame_steps += steps * frames
+
+
+_COUNTING: ContextVar[Effort | None] = ContextVar("effort", default=None)
+
+
+@contextmanager
+def counted_effort() -> Iterator[Effort]:
+    """Counts what solves inside the block, in this thread, cost."""
+    token = _COUNTING.set(effort := Effort())
+    try:
+        yield effort
+    finally:
+        _COUNTING.reset(token)
+
+
+def count_effort(steps: int, frames: int) -> None:
+    """Tell the innermost `counted_effort` block, if there is one."""
+    if (effort := _COUNTING.get()) is not None:
+        effort.add(steps, frames)
