@@ -22,7 +22,7 @@ from flowcam_ns.geometry.trajectory import normalize_world
 from flowcam_ns.model.checkpoint import Checkpoint, read_checkpoint
 from flowcam_ns.model.clip_training import NetworkVideo
 from flowcam_ns.model.flowcam_network import FlowCamNetwork
-from flowcam_ns.model.online import STRIDE, WINDOW, chain_poses, pixel_grid, pose_windows
+from flowcam_ns.model.online import STRIDE, WINDOW, Grid, chain_poses, pose_windows
 from flowcam_ns.video.frames import Frames
 from flowcam_ns.video.options import MIN_FRAMES
 
@@ -159,14 +159,11 @@ def trajectory_of(
             posed = part.start + len(part.relative) + 1
             progress(posed / count, chain_poses(torch.cat(motions)).cpu())
     relative_std = torch.cat(disagreements).clamp(min=LEAST_DISAGREEMENT)
-    height, width = video.frames.shape[-2:]
-    rays = pixel_grid(height, width, stride, "cpu")
-    uv = torch.stack([(rays % width + 0.5) / width, (rays // width + 0.5) / height], dim=-1)
     return Trajectory(
         c2w=chain_poses(torch.cat(motions)).cpu(),
         inverse_depth=torch.cat(depths).float().cpu(),
         relative_std=torch.cat([torch.full_like(relative_std[:1], torch.inf), relative_std]).float().cpu(),
-        uv=uv,
+        uv=Grid.of(video, stride).uv.cpu(),
         flow_error=torch.cat(errors).median().cpu(),
     )
 

@@ -174,11 +174,12 @@ def _after(missing: int, x: Tensor, value: float = 0.0) -> Tensor:
 
 def refine_clip(
     relative: Float[Tensor, "batch pairs 4 4"], match: ClipReprojection, steps: int
-) -> Float[Tensor, "batch pairs 4 4"]:
-    """Motions T(t <- t + 1) after some Gauss-Newton steps, differentiable in surfaces and weights.
+) -> tuple[Float[Tensor, "batch pairs 4 4"], Float[Tensor, "batch pairs rays"]]:
+    """Motions T(t <- t + 1) after some Gauss-Newton steps, differentiable in surfaces and weights; and how many times
+    the network's the inverse depths of the frames 1..n are then.
 
-    Only the last step is: at the optimum a Newton step from there has the optimum's own gradient (implicit function
-    theorem), wherever it was reached from.
+    Only the last step is differentiated: at the optimum a Newton step from there has the optimum's own gradient
+    (implicit function theorem), wherever it was reached from.
     """
     with torch.autocast(relative.device.type, enabled=False):
         with torch.no_grad():
@@ -186,4 +187,5 @@ def refine_clip(
             for _ in range(steps - 1):
                 state = match.improved(state)
         state = match.improved(state)
-    return se3.between(state.c2w[:, :-1], state.c2w[:, 1:]).to(relative.dtype)
+    motions = se3.between(state.c2w[:, :-1], state.c2w[:, 1:])
+    return motions.to(relative.dtype), state.inverse.to(relative.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -45,6 +46,8 @@ class MotionOutput(Matches):
 
     relative: Float[Tensor, "batch pairs 4 4"]
     """T(t <- t + 1)."""
+    inverse_depth_ratio: Float[Tensor, "batch pairs rays"]
+    """How many times the network's the inverse depths of frames 1..n are under motions that were moved together."""
     c2w: Float[Tensor, "batch frames 4 4"]
     """In frame 0's camera."""
     flow_from_pose: Float[Tensor, "batch pairs rays 2"]
@@ -70,11 +73,14 @@ def solve_motion(matches: Matches, clip: Clip, config: NetworkConfig, together: 
             later, clip.intrinsics[:, :-1], ends, trust[..., 0], config.depth_spread, config.flow_noise
         )
         relative = refine_motion(relative, match, config.pose_steps, config.pose_search)
+    inverse = torch.ones_like(matches.weights[..., 0])
     if together and config.joint_steps > 0:
-        relative = refine_clip(relative, _over_gaps(matches, clip, trust[..., 0], config), config.joint_steps)
+        match = _over_gaps(matches, clip, trust[..., 0], config)
+        relative, inverse = refine_clip(relative, match, config.joint_steps)
     return MotionOutput(
         **{name: getattr(matches, name) for name in Matches.__dataclass_fields__},
         relative=relative,
+        inverse_depth_ratio=inverse,
         c2w=scene_flow.chain(relative),
         flow_from_pose=scene_flow.pose_induced_flow(later, relative, clip.intrinsics[:, 1:], matches.uv),
     )

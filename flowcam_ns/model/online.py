@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,7 @@ from flowcam_ns.model.clip import Clip
 from flowcam_ns.model.clip_training import NetworkVideo
 from flowcam_ns.model.flowcam_network import FlowCamNetwork
 from flowcam_ns.model.motion import MotionOutput
+from flowcam_ns.model.surfaces import lookup, pixel_coordinates
 
 WINDOW = 16
 """Frames the network sees at once; neighbouring windows share some."""
@@ -35,17 +36,43 @@ class PosedWindow:
     relative: Float[Tensor, "pairs 4 4"]
     """T(t <- t + 1) of neighbours."""
     inverse_depth: Float[Tensor, "frames rays"]
-    """1 / z of every frame's surfaces at the rays, in the network's units."""
+    """1 / z of every frame's surfaces at the rays, in the first window's units."""
     disagreement: Float[Tensor, "pairs rays"]
     """How far, as a share, the later frame's depths differ from the earlier one's for the same points."""
     flow_error: Float[Tensor, "pairs rays"]
     """Length of the flow that the motion leaves unexplained, fractions of the image."""
 
 
-def pixel_grid(height: int, width: int, stride: int, device: torch.device | str) -> Int[Tensor, "rays"]:
-    """Row-major indices of every `stride`-th row and column."""
-    grid = torch.arange(height * width, device=device).reshape(height, width)
-    return grid[stride // 2 :: stride, stride // 2 :: stride].flatten()
+@dataclass(frozen=True)
+class Grid:
+    """Every so many rows and columns of a picture."""
+
+    height: int
+    width: int
+    stride: int
+    rays: Int[Tensor, "rays"]
+    """Row-major indices of the pixels."""
+
+    @classmethod
+    def of(cls, video: NetworkVideo, stride: int) -> Grid:
+        """The grid of a video's frames."""
+        height, width = video.frames.shape[-2:]
+        pixels = torch.arange(height * width, device=video.frames.device).reshape(height, width)
+        return cls(height, width, stride, pixels[stride // 2 :: stride, stride // 2 :: stride].flatten())
+
+    @property
+    def uv(self) -> Float[Tensor, "rays 2"]:
+        """Where the pixels lie, fractions of the image."""
+        return pixel_coordinates(self.rays, (self.height, self.width), 0.5)
+
+    def read(
+        self, values: Float[Tensor, "frames rays"], uv: Float[Tensor, "frames points 2"]
+    ) -> Float[Tensor, "frames points"]:
+        """Values at the grid's pixels read between them, bilinear; beyond the outermost theirs."""
+        rows, columns = ((size - self.stride // 2 - 1) // self.stride + 1 for size in (self.height, self.width))
+        place = uv * uv.new_tensor([self.width, self.height]) - (self.stride // 2 + 0.5)
+        place = (place / self.stride + 0.5) / uv.new_tensor([columns, rows])
+        return lookup(values.unflatten(1, (1, rows, columns)), place, align_corners=False)[..., 0]
 
 
 def pose_windows(
@@ -58,14 +85,14 @@ def pose_windows(
     that moves all motions of a window together settles their scale by window: its windows share more frames, the
     lengths of whose steps carry it over, and each gives up half of them.
     """
-    height, width = video.frames.shape[-2:]
-    rays = pixel_grid(height, width, stride, video.frames.device)
+    grid = Grid.of(video, stride)
     pairs = len(video.frames) - 1
     half = 0 if network.config.joint_steps == 0 else min(network.config.joint_reach, (window - 1) // 3) // 2
     before: Tensor | None = None
     for start in range(0, max(pairs - 2 * half, 1), window - 1 - 2 * half):
         count = min(window - 1, pairs - start)
-        motion = _motion(network, video.clip(start, count + 1), rays)
+        clip = video.clip(start, count + 1)
+        motion = _motion(network, clip, grid.rays)
         scale = 1.0
         if before is not None and half > 0:
             again = motion.relative[0, : 2 * half, :3, 3].norm(dim=-1)
@@ -73,7 +100,7 @@ def pose_windows(
         relative = scaled_poses(motion.relative[0], scale)
         before = relative[count - 2 * half :, :3, 3].norm(dim=-1)
         own = slice(half if start > 0 else 0, count if start + count == pairs else count - half)
-        yield _posed_window(start, motion, relative, scale, own)
+        yield _posed_window(start, clip, motion, grid, relative, scale, own)
 
 
 def _motion(network: FlowCamNetwork, clip: Clip, rays: Int[Tensor, "rays"]) -> MotionOutput:
@@ -86,18 +113,29 @@ def _motion(network: FlowCamNetwork, clip: Clip, rays: Int[Tensor, "rays"]) -> M
 
 
 def _posed_window(
-    start: int, motion: MotionOutput, relative: Float[Tensor, "all 4 4"], scale: float, own: slice
+    start: int,
+    clip: Clip,
+    motion: MotionOutput,
+    grid: Grid,
+    relative: Float[Tensor, "all 4 4"],
+    scale: float,
+    own: slice,
 ) -> PosedWindow:
     """The pairs `own` of a clip from frame `start` on, whose `relative` motions are `scale` times the network's."""
-    depth = motion.surfaces.points[0, ..., 2].clamp(min=NEAREST)
-    expected = se3.transform(motion.relative[:, :, None], motion.later.points)[0, ..., 2].clamp(min=NEAREST)
-    found = motion.partner_surfaces.points[0, ..., 2].clamp(min=NEAREST)
+    ratio = motion.inverse_depth_ratio[..., None]
+    later = replace(motion.later, points=motion.later.points / ratio)
+    # Nothing moved the first frame's depths: they follow the second's.
+    first = motion.surfaces.points[:, :1] / ratio[:, :1].median()
+    depth = torch.cat([first, later.points], dim=1)[0, ..., 2].clamp(min=NEAREST)
+    expected = se3.transform(motion.relative[:, :, None], later.points)[0, ..., 2].clamp(min=NEAREST)
+    found = 1 / grid.read(1 / depth[:-1], motion.uv[0] + motion.flow[0]).clamp(min=NEAREST)
+    induced = scene_flow.pose_induced_flow(later, motion.relative, clip.intrinsics[:, 1:], motion.uv)
     return PosedWindow(
         start + own.start,
         relative[own],
         1 / (scale * depth[own.start : own.stop + 1]),
         disagreement=(found / expected).log().abs()[own],
-        flow_error=(motion.flow_from_pose - motion.flow)[0].norm(dim=-1)[own],
+        flow_error=(induced - motion.flow)[0].norm(dim=-1)[own],
     )
 
 

@@ -9,13 +9,19 @@ import torch
 from torch import Tensor
 
 from flowcam_ns.geometry import se3
-from flowcam_ns.model.clip_refinement import ClipReprojection, ClipState, refine_clip
+from flowcam_ns.model import clip_refinement
+from flowcam_ns.model.clip_refinement import ClipReprojection, ClipState
 from flowcam_ns.model.surfaces import RaySurfaces, project, unit_rays
 
 K = torch.tensor([[0.9, 0.0, 0.5], [0.0, 1.2, 0.5], [0.0, 0.0, 1.0]], dtype=torch.float64)
 FLOW_NOISE = 5e-4
 PAIRS = 5
 GAPS = (1, 2, 4)
+
+
+def refine_clip(relative: Tensor, match: ClipReprojection, steps: int) -> Tensor:
+    """The motions alone."""
+    return clip_refinement.refine_clip(relative, match, steps)[0]
 
 
 class Walk:
@@ -79,6 +85,14 @@ def test_steps_get_the_right_lengths_whatever_depths_the_frames_saw(seed: int) -
     assert walk.length_error(refined) < 0.02
     turn = se3.rotation_angle_deg(refined[0, :, :3, :3].transpose(1, 2) @ walk.relative[:, :3, :3])
     assert float(turn.max()) < 0.05
+
+
+def test_depths_come_out_right_up_to_the_common_scale() -> None:
+    walk = Walk(1)
+    seen = walk.badly_seen()
+    _, inverse = clip_refinement.refine_clip(walk.disturbed(), walk.match(seen), 8)
+    before, after = ((depth / walk.depth)[..., 0].log() for depth in (seen, seen / inverse[0, ..., None]))
+    assert float((after - after.median()).abs().median()) < 0.05 * float((before - before.median()).abs().median())
 
 
 def test_flow_between_neighbours_alone_says_nothing_about_lengths() -> None:

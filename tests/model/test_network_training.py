@@ -31,7 +31,7 @@ from flowcam_ns.model.flow_losses import soft_length, wide_flow_loss
 from flowcam_ns.model.flowcam_network import FlowCamNetwork
 from flowcam_ns.model.losses import NetworkLossConfig
 from flowcam_ns.model.network_config import NetworkConfig, small_config
-from flowcam_ns.model.online import chain_poses, network_poses, relative_poses_of_video
+from flowcam_ns.model.online import STRIDE, Grid, chain_poses, network_poses, pose_windows, relative_poses_of_video
 from flowcam_ns.synthetic.clip import SyntheticClip, make_clip
 
 WIDTH, HEIGHT, FRAMES = 96, 54, 60
@@ -129,6 +129,25 @@ def test_windows_that_settle_their_own_scale_carry_it_over(
     assert len(relative) == len(truth)
     shares = (relative[:, :3, 3].norm(dim=-1) / truth[:, :3, 3].norm(dim=-1)).log()
     assert float(shares.std()) < 0.08
+
+
+def test_depths_that_are_handed_on_are_those_that_flow_tells(clip: SyntheticClip, video: NetworkVideo) -> None:
+    def depth_errors(joint_steps: int) -> torch.Tensor:
+        """Of every frame but the first, up to one scale for all; logarithms."""
+        parts = list(pose_windows(small_network(joint_steps=joint_steps), video))
+        inverse = torch.cat([part.inverse_depth[1:] for part in parts])
+        truth = torch.from_numpy(clip.depth[1:]).flatten(1)[:, Grid.of(video, STRIDE).rays]
+        share = (inverse * truth).log()
+        return (share - share.median()).abs()
+
+    assert depth_errors(4).median() < 0.3 * depth_errors(0).median()
+
+
+def test_a_grid_is_read_between_its_pixels() -> None:
+    grid = Grid.of(tiny_video(), 3)
+    uv = torch.rand(1, 50, 2, generator=torch.Generator().manual_seed(0)) * 0.7 + 0.15
+    plane = torch.tensor([2.0, -3.0])
+    torch.testing.assert_close(grid.read((grid.uv @ plane)[None], uv), uv @ plane, atol=1e-5, rtol=0)
 
 
 def test_chained_poses_are_rigid_and_start_at_the_identity() -> None:
