@@ -46,7 +46,12 @@ PARTS: dict[str, dict[str, Any]] = {
     },
     "with it, no learned confidence": {**WITH_NETWORK, NETWORK + "layers.learned_confidence": False},
     "with it, no confidence of flow": {**WITH_NETWORK, "alignment.flow_confidence": False},
-    "with it, Procrustes alone": {**WITH_NETWORK, NETWORK + "layers.pose_steps": 0},
+    "with it, pair by pair": {**WITH_NETWORK, NETWORK + "layers.joint_steps": 0},
+    "with it, Procrustes alone": {
+        **WITH_NETWORK,
+        NETWORK + "layers.pose_steps": 0,
+        NETWORK + "layers.joint_steps": 0,
+    },
     "the network's poses alone": {NETWORK + "paper": True, NETWORK + "every": 0},
 }
 """What is added or left out, and the fields of the pipeline's config that do so."""
