@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flowcam_ns.geometry import se3
@@ -33,6 +33,21 @@ class ClipState:
     c2w: Float[Tensor, "batch frames 4 4"]
     inverse: Float[Tensor, "batch later rays"]
     """Inverse depth of the rays of frames 1..n, over what the network says."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Where the surfaces of a state fall, and how that changes."""
+
+    R: Float[Tensor, "batch later gaps 3 3"]
+    moved: Float[Tensor, "batch later rays gaps 3"]
+    """In the cameras that see them."""
+    by_point: Float[Tensor, "batch later rays gaps 2 3"]
+    by_inverse: Float[Tensor, "batch later rays gaps 2"]
+    residual: Float[Tensor, "batch later rays gaps 2"]
+    errors: Float[Tensor, "batch later rays gaps"]
+    """Squared, in standard deviations of the flow."""
+    in_front: Bool[Tensor, "batch later rays gaps"]
 
 
 @dataclass(frozen=True)
@@ -104,60 +119,72 @@ class ClipReprojection:
 
     def improved(self, state: ClipState, hold: bool = False) -> ClipState:
         """After one Gauss-Newton step; of the depths alone if motions `hold`. Frame 0 stays where it is."""
-        frames, gaps = state.c2w.shape[1], self.frames.shape[1]
-        T = se3.between(state.c2w[:, self.frames], state.c2w[:, 1:, None])  # [batch later gaps 4 4]
-        R, t = T[..., :3, :3], T[..., :3, 3]
-        scaled = (self.share * state.inverse[..., None])[..., None, :]  # [batch later rays 1 1]
-        turned = torch.einsum("blgxy,blry->blrgx", R, self.points)
-        moved = turned + scaled * t[:, :, None]
-        z = moved[..., 2:].clamp(min=NEAREST)
-        place = moved[..., :2] / z
-        residual = place - self.seen
-        by_point = torch.cat([torch.eye(2).to(z).expand(*z.shape[:-1], 2, 2), -place[..., None]], dim=-1) / z[..., None]
-        by_inverse = torch.einsum("blrgkx,blgx->blrgk", by_point, t) * self.share[..., None]
-
-        in_front = moved[..., 2] > NEAREST
-        errors = torch.where(in_front, residual.square().sum(-1) / self.noise**2, BEHIND)
-        robust = torch.ones_like(errors) if hold else 1 / (1 + errors / OUTLIER**2)
-        weights = self.weights * in_front * robust  # [batch later rays gaps]
+        seen = self._seen(state)
+        robust = torch.ones_like(seen.errors) if hold else 1 / (1 + seen.errors / OUTLIER**2)
+        weights = self.weights * seen.in_front * robust
         precise = weights / self.noise**2
         prior = weights.sum(-1) / max(self.depth_spread, LEAST_SPREAD) ** 2 + 1e-12
-        matrix_inverse = (precise * by_inverse.square().sum(-1)).sum(-1) + prior
-        gradient_inverse = (precise * (by_inverse * residual).sum(-1)).sum(-1) + prior * (state.inverse - 1)
+        matrix_inverse = (precise * seen.by_inverse.square().sum(-1)).sum(-1) + prior
+        gradient_inverse = (precise * (seen.by_inverse * seen.residual).sum(-1)).sum(-1) + prior * (state.inverse - 1)
         if hold:
-            return ClipState(state.c2w, (state.inverse - gradient_inverse / matrix_inverse).clamp(min=LEAST_INVERSE))
+            change = -gradient_inverse / matrix_inverse
+            return ClipState(state.c2w, (state.inverse + change).clamp(min=LEAST_INVERSE))
 
-        by_own = torch.cat(
-            [
-                torch.einsum("blrgkx,blgxy->blrgky", by_point, R) * scaled[..., None],
-                -torch.einsum("blrgkx,blgxy,blryz->blrgkz", by_point, R, se3.skew(self.points)),
-            ],
-            dim=-1,
-        )
-        by_other = torch.cat([-by_point * scaled[..., None], by_point @ se3.skew(moved)], dim=-1)
-        # Columns: the ray's own frame, then those where it is seen.
-        by_motion = by_own.new_zeros(*by_own.shape[:-1], 1 + gaps, 6)
-        by_motion[..., 0, :] = by_own
-        for gap in range(gaps):
-            by_motion[:, :, :, gap, :, 1 + gap] = by_other[:, :, :, gap]
-        by_motion = by_motion.flatten(-2)
+        # A ray's depth concerns no other ray: it is eliminated (Schur complement) before rays are summed up.
+        by_motion = self._by_motion(state, seen)
         left = by_motion * precise[..., None, None]
-        across = torch.einsum("blrgkm,blrgk->blrm", left, by_inverse)
+        across = torch.einsum("blrgkm,blrgk->blrm", left, seen.by_inverse)
         matrix = torch.einsum("blrgkm,blrgkn->blmn", left, by_motion)
         matrix = matrix - torch.einsum("blrm,blrn->blmn", across / matrix_inverse[..., None], across)
-        gradient = torch.einsum("blrgkm,blrgk->blm", left, residual)
+        gradient = torch.einsum("blrgkm,blrgk->blm", left, seen.residual)
         gradient = gradient - torch.einsum("blrm,blr->blm", across, gradient_inverse / matrix_inverse)
 
+        motions, own = self._solved(matrix, gradient, state.c2w.shape[1])
+        change = -(gradient_inverse + torch.einsum("blrm,blm->blr", across, own)) / matrix_inverse
+        return ClipState(state.c2w @ se3.exp(motions), (state.inverse + change).clamp(min=LEAST_INVERSE))
+
+    def _seen(self, state: ClipState) -> _Seen:
+        T = se3.between(state.c2w[:, self.frames], state.c2w[:, 1:, None])  # [batch later gaps 4 4]
+        R, t = T[..., :3, :3], T[..., :3, 3]
+        share = (self.share * state.inverse[..., None])[..., None, :]
+        moved = torch.einsum("blgxy,blry->blrgx", R, self.points) + share * t[:, :, None]
+        z = moved[..., 2:].clamp(min=NEAREST)
+        place = moved[..., :2] / z
+        by_point = torch.cat([torch.eye(2).to(z).expand(*z.shape[:-1], 2, 2), -place[..., None]], dim=-1) / z[..., None]
+        residual, in_front = place - self.seen, moved[..., 2] > NEAREST
+        return _Seen(
+            R=R,
+            moved=moved,
+            by_point=by_point,
+            by_inverse=torch.einsum("blrgkx,blgx->blrgk", by_point, t) * self.share[..., None],
+            residual=residual,
+            errors=torch.where(in_front, residual.square().sum(-1) / self.noise**2, BEHIND),
+            in_front=in_front,
+        )
+
+    def _by_motion(self, state: ClipState, seen: _Seen) -> Float[Tensor, "batch later rays gaps 2 local"]:
+        """By tangents (v, omega) of the ray's own frame's pose, then of those where it is seen."""
+        share = (self.share * state.inverse[..., None])[..., None, None]
+        turned = torch.einsum("blrgkx,blgxy->blrgky", seen.by_point, seen.R)
+        by_own = torch.cat([turned * share, -torch.einsum("blrgky,blryz->blrgkz", turned, se3.skew(self.points))], -1)
+        by_other = torch.cat([-seen.by_point * share, seen.by_point @ se3.skew(seen.moved)], -1)
+        others = torch.diag_embed(by_other.movedim(3, -1)).movedim(-2, 3)  # [... gaps 2 6 gaps]: 0 off the diagonal
+        return torch.cat([by_own[..., None, :], others.transpose(-1, -2)], dim=-2).flatten(-2)
+
+    def _solved(
+        self,
+        matrix: Float[Tensor, "batch later local local"],
+        gradient: Float[Tensor, "batch later local"],
+        frames: int,
+    ) -> tuple[Float[Tensor, "batch frames 6"], Float[Tensor, "batch later local"]]:
+        """The tangents of all frames that minimise the later frames' costs together, and the same by their columns."""
         places = self._columns(frames)
         whole = torch.einsum("lmf,blmn,lng->bfg", places, matrix, places)[:, 6:, 6:]
         slope = torch.einsum("lmf,blm->bf", places, gradient)[:, 6:]
         diagonal = torch.diagonal(whole, dim1=-2, dim2=-1)
         change = -torch.linalg.solve(whole + torch.diag_embed(DAMPING * diagonal + 1e-12), slope[..., None])[..., 0]
         change = torch.cat([torch.zeros_like(change[:, :6]), change], dim=1)
-        own = torch.einsum("lmf,bf->blm", places, change)
-        deeper = -(gradient_inverse + torch.einsum("blrm,blm->blr", across, own)) / matrix_inverse
-        c2w = state.c2w @ se3.exp(change.unflatten(1, (frames, 6)))
-        return ClipState(c2w, (state.inverse + deeper).clamp(min=LEAST_INVERSE))
+        return change.unflatten(1, (frames, 6)), torch.einsum("lmf,bf->blm", places, change)
 
     def _columns(self, frames: int) -> Float[Tensor, "later local unknowns"]:
         """Which unknowns of all frames a later frame's own columns are."""
