@@ -35,12 +35,8 @@ class DenseFlow(Protocol):
         """Told that the flow of these pairs will be asked for next."""
         ...
 
-    def dense(
-        self, i: int, j: int, least: float = 0.0
-    ) -> tuple[Float32[np.ndarray, "h w 2"], Float32[np.ndarray, "h w"]]:
-        """Flow from frame i to frame j as a fraction of width (x) and height (y), and its confidence in 0..1: at
-        least `least` where flow may be wrong but is not unknown.
-        """
+    def dense(self, i: int, j: int) -> tuple[Float32[np.ndarray, "h w 2"], Float32[np.ndarray, "h w"]]:
+        """Flow from frame i to frame j as a fraction of width (x) and height (y), and its confidence in 0..1."""
         ...
 
 
@@ -54,9 +50,6 @@ class DenseDepthOptions:
     """Scale of the Geman-McClure weight, px of the flow's grid."""
     noise_px: float = 0.25
     """Standard deviation of good flow, px of the flow's grid."""
-    least_trust: float = 0.4
-    """Flow that the check there and back distrusts counts so much at least. Much of it is right; what is not has
-    the other pairs' flow against it."""
     starts: int = 6
     """Single-pair estimates that compete for the start of a pixel; those of the longest baselines."""
     gauss_newton_steps: int = 3
@@ -95,7 +88,7 @@ def dense_inverse_depth(
             together = indices[place : place + AT_ONCE]
             flows.compute((k, j) for k in together for j in _neighbours(k, usable, options.gaps))
         neighbours = _neighbours(i, usable, options.gaps)
-        found = [flows.dense(i, j, options.least_trust) for j in neighbours]
+        found = [flows.dense(i, j) for j in neighbours]
         weight = torch.from_numpy(np.stack([confident for _, confident in found]))
         small = camera.scaled_to(weight.shape[2], weight.shape[1])
         flow = torch.from_numpy(np.stack([flow for flow, _ in found])) * weight.new_tensor([small.width, small.height])

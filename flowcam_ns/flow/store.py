@@ -128,19 +128,19 @@ class FlowStore:
         return targets, confidence
 
     def dense(
-        self, i: int, j: int, least: float = 0.0
+        self, i: int, j: int
     ) -> tuple[Float32[np.ndarray, "half_h half_w 2"], Float32[np.ndarray, "half_h half_w"]]:
         """Flow from frame i to j on a grid of half the flow image's size, and its confidence in [0, 1].
 
         The flow is a fraction of the image's width (x) and height (y), so it holds at any size: multiply by those of
-        the image at hand. Confidence is at least `least` but where flow leaves the image or touches a mask.
+        the image at hand.
         """
         pair = self._pair(ordered((i, j)))
         side = 0 if i < j else 1
         flow = pair.flow[side] / np.array([self.flow_width, self.flow_height], np.float32) / np.float32(STEPS_PER_PX)
         confidence = pair.confidence[side] / np.float32(255)
-        if not self.use_confidence or least > 0:
-            confidence = np.maximum(confidence, least) * _stays_inside(flow)
+        if not self.use_confidence:
+            confidence = confidence * _stays_inside(flow)
         confidence = confidence * self._small.off_masks(i, j, flow)
         return flow.astype(np.float32), confidence.astype(np.float32)
 

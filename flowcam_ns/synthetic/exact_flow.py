@@ -43,9 +43,9 @@ class ExactFlowStore(FlowStore):
         return np.stack([targets for targets, _ in moved]), np.stack([seen for _, seen in moved])
 
     def dense(
-        self, i: int, j: int, least: float = 0.0
+        self, i: int, j: int
     ) -> tuple[Float32[np.ndarray, "half_h half_w 2"], Float32[np.ndarray, "half_h half_w"]]:
-        """Exact flow at every second pixel centre, as a share of the image's size; unknown where a point is hidden."""
+        """Exact flow at every second pixel centre, as a share of the image's size."""
         flow, seen = self._plan.flow(int(self._rows[i]), int(self._rows[j]))
         share = flow[::2, ::2] / np.array([self.width, self.height], np.float32)
         return share, seen[::2, ::2].astype(np.float32)

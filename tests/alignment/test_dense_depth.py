@@ -24,7 +24,6 @@ class PlaneFlow:
         self.asked: set[int] = set()
         self.announced: set[tuple[int, int]] = set()
         self.broken: set[tuple[int, int]] = set()
-        self.trust = 1.0
 
     def inverse_depth(self, i: int) -> torch.Tensor:
         rays = CAMERA.unproject(pixel_grid(H, W, self.c2w)) @ self.c2w[i, :3, :3].T
@@ -33,7 +32,7 @@ class PlaneFlow:
     def compute(self, pairs) -> None:
         self.announced |= set(pairs)
 
-    def dense(self, i: int, j: int, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    def dense(self, i: int, j: int) -> tuple[np.ndarray, np.ndarray]:
         assert (i, j) in self.announced
         self.asked |= {i, j}
         pixels = pixel_grid(H, W, self.c2w)
@@ -42,7 +41,7 @@ class PlaneFlow:
         flow = (CAMERA.project(points) - pixels) / torch.tensor([W, H])
         if (i, j) in self.broken:
             flow = flow + 0.15
-        return flow.float().numpy(), np.full((H, W), max(self.trust, least), np.float32)
+        return flow.float().numpy(), np.ones((H, W), np.float32)
 
 
 def sideways(step: float = 0.05) -> torch.Tensor:
@@ -94,16 +93,6 @@ def test_a_single_usable_frame_is_refused() -> None:
         dense_inverse_depth(flows.c2w, CAMERA, flows, torch.arange(FRAMES) == 0)
 
 
-def test_flow_that_is_distrusted_everywhere_still_tells_depth() -> None:
-    flows = PlaneFlow(sideways(), (0.1, 0.05, 0.4))
-    flows.trust = 0.0
-    inverse, confidence = dense_inverse_depth(flows.c2w, CAMERA, flows)
-    for i in range(FRAMES):
-        assert relative_error(inverse[i], flows.inverse_depth(i)).median() < 0.01
-    flows.trust = 1.0
-    assert float(confidence.mean()) < float(dense_inverse_depth(flows.c2w, CAMERA, flows)[1].mean())
-
-
 class ExactFlow:
     """Flow of a synthetic clip without error; nothing is known where a point is hidden in the other frame."""
 
@@ -113,7 +102,7 @@ class ExactFlow:
     def compute(self, pairs) -> None:
         """Exact flow needs no time to be found."""
 
-    def dense(self, i: int, j: int, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    def dense(self, i: int, j: int) -> tuple[np.ndarray, np.ndarray]:
         flow, visible = self.clip.flow(i, j)
         size = np.array([self.clip.camera.width, self.clip.camera.height], np.float32)
         return np.nan_to_num(flow / size).astype(np.float32), visible.astype(np.float32)

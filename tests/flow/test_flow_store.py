@@ -351,8 +351,6 @@ def test_without_confidence_all_flow_counts_that_stays_inside() -> None:
     assert set(np.unique(trusted)) <= {0.0, 1.0}
     assert trusted.mean() > 2 * doubted.mean()
     assert trusted[0, 0] == float((flow[0, 0] >= 0).all())
-    _, at_least = weighed.dense(0, 1, least=0.4)
-    np.testing.assert_allclose(at_least, np.maximum(doubted, 0.4) * trusted, atol=1e-6)
 
 
 def test_released_flow_is_computed_once_more_and_is_the_same() -> None:
