@@ -17,6 +17,7 @@ import tyro
 
 from _benchmark.ablation import Ablation, Size, optimizers_of, recorded_input, step_once
 from _benchmark.machine import describe_machine
+from _benchmark.sequences import NAMES
 from _benchmark.tables import Row, Section, write_report
 from flowcam_ns.model.checkpoint import read_checkpoint
 from flowcam_ns.model.network_stage import EVERY
@@ -30,7 +31,7 @@ class AdaptationOptions:
     """The trained network; the untrained one has its sizes."""
     data: Path = Path("../shared/data")
     """Folder that holds the recorded sequences, none of which the checkpoint may have been trained on."""
-    sequences: tuple[str, ...] = ("flip_phone_desk", "box_realsense", "redkitchen_a", "fox:23", "kitti06_street")
+    sequences: tuple[str, ...] = NAMES
     """Folders under `data`; ":n" takes only the first n frames."""
     steps: tuple[int, ...] = (0, 25, 50, 100, 200, 400)
     """Training steps after which held-out frames are scored."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import tyro
 
 from _benchmark.machine import describe_machine
-from _benchmark.sequences import load_sequence
+from _benchmark.sequences import NAMES, RecordedSequence, load_sequence
 from _benchmark.tables import Row, Section, write_report
 from flowcam_ns.alignment.estimate import estimate_poses
 from flowcam_ns.alignment.options import AlignmentOptions
@@ -23,7 +24,6 @@ from flowcam_ns.alignment.result import Alignment
 from flowcam_ns.alignment.watch import counted_effort
 from flowcam_ns.data.network_poses import network_alignment
 from flowcam_ns.geometry.metrics import score_trajectory
-from flowcam_ns.video.frames import Frames
 
 
 @dataclass
@@ -34,23 +34,21 @@ class StartOptions:
     """The network whose poses are started from."""
     data: Path = Path("../shared/data")
     """Folder that holds the recorded sequences."""
-    sequences: tuple[str, ...] = ("flip_phone_desk", "box_realsense", "redkitchen_a", "fox:23", "kitti06_street")
+    sequences: tuple[str, ...] = NAMES
     """Folders under `data`; ":n" takes only the first n frames."""
     output_dir: Path = Path("outputs/benchmark_start")
     """Folder for benchmark.md and benchmark.json."""
 
 
-def solved(frames: Frames, solve: Callable[[], Alignment], start: str, lens: str) -> Row:
+def solved(recorded: RecordedSequence, solve: Callable[[], Alignment], start: str, lens: str) -> Row:
     """One solve: its steps, seconds and errors."""
-    truth = frames.ground_truth
-    assert truth is not None
     began = time.monotonic()
     with counted_effort() as effort:
         found = solve()
     seconds = time.monotonic() - began
-    score = score_trajectory(found.c2w, torch.from_numpy(truth.c2w), found.posed)
+    score = score_trajectory(found.c2w, torch.from_numpy(recorded.truth.c2w), found.posed)
     return {
-        "sequence": frames.name,
+        "sequence": recorded.frames.name,
         "lens": lens,
         "start": start,
         "steps": effort.steps,
@@ -69,19 +67,19 @@ def main(options: StartOptions) -> Section:
     )
     alignment = AlignmentOptions(cache=False)
     for name in options.sequences:
-        frames = load_sequence(options.data, name).frames
-        assert frames.ground_truth is not None
-        assert frames.ground_truth.camera is not None
-        given = frames.ground_truth.camera.scaled_to(frames.width, frames.height)
+        recorded = load_sequence(options.data, name)
+        frames, true_camera = recorded.frames, recorded.truth.camera
+        assert true_camera is not None
+        given = true_camera.scaled_to(frames.width, frames.height)
         for lens, camera in (("unknown", None), ("given", given)):
             ways: dict[str, Callable[[], Alignment]] = {
-                "nothing": lambda frames=frames, camera=camera: estimate_poses(frames, camera, alignment),
-                options.checkpoint.name: lambda frames=frames, camera=camera: network_alignment(
-                    frames, options.checkpoint, camera, alignment, refine=True
+                "nothing": partial(estimate_poses, frames, camera, alignment),
+                options.checkpoint.name: partial(
+                    network_alignment, frames, options.checkpoint, camera, alignment, refine=True
                 ),
             }
             for start, solve in ways.items():
-                section.rows.append(solved(frames, solve, start, lens))
+                section.rows.append(solved(recorded, solve, start, lens))
                 write_report(options.output_dir, describe_machine(), [section])
     print(section.markdown())
     return section

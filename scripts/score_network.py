@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from _benchmark.sequences import load_sequence
+from _benchmark.sequences import NAMES, load_sequence
 from _benchmark.tables import Row, Section
 from flowcam_ns.alignment.estimate import flow_store
 from flowcam_ns.alignment.options import AlignmentOptions
@@ -34,7 +34,7 @@ class ScoreNetwork:
     """The network's file."""
     data: Path = Path("../shared/data")
     """Folder that holds the recorded sequences."""
-    sequences: tuple[str, ...] = ("flip_phone_desk", "box_realsense", "redkitchen_a", "fox:23", "kitti06_street")
+    sequences: tuple[str, ...] = NAMES
     """Folders under `data`; ":n" takes only the first n frames."""
     alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
     """How flow is computed."""

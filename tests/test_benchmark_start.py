@@ -17,7 +17,9 @@ from flowcam_ns.synthetic.clip import make_clip
 
 def test_every_way_is_counted_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = make_clip("orbit", seed=0, frames=12, width=240, height=136).to_frames()
-    monkeypatch.setattr(benchmark_start, "load_sequence", lambda *_: SimpleNamespace(frames=frames))
+    monkeypatch.setattr(
+        benchmark_start, "load_sequence", lambda *_: SimpleNamespace(frames=frames, truth=frames.ground_truth)
+    )
     torch.manual_seed(0)
     write_checkpoint(tmp_path / "net.pt", FlowCamNetwork(small_config()), long_side=96)
     options = benchmark_start.StartOptions(tmp_path / "net.pt", sequences=("orbit",), output_dir=tmp_path / "out")

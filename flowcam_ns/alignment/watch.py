@@ -39,11 +39,6 @@ class Effort:
     frame_steps: int = 0
     """The same, each times the frames that it moved."""
 
-    def add(self, steps: int, frames: int) -> None:
-        """Count steps on so many frames."""
-        self.steps += steps
-        self.frame_steps += steps * frames
-
 
 _COUNTING: ContextVar[Effort | None] = ContextVar("effort", default=None)
 
@@ -59,6 +54,7 @@ def counted_effort() -> Iterator[Effort]:
 
 
 def count_effort(steps: int, frames: int) -> None:
-    """Tell the innermost `counted_effort` block, if there is one."""
+    """Tell the innermost `counted_effort` block, if there is one, of steps on so many frames."""
     if (effort := _COUNTING.get()) is not None:
-        effort.add(steps, frames)
+        effort.steps += steps
+        effort.frame_steps += steps * frames

@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flowcam_ns.geometry import se3
-from flowcam_ns.model.motion_refinement import BEHIND, NEAREST, OUTLIER
-from flowcam_ns.model.surfaces import RaySurfaces
+from flowcam_ns.model import scene_flow
+from flowcam_ns.model.motion_refinement import BEHIND, NEAREST, OUTLIER, damped_step, projected
+from flowcam_ns.model.surfaces import RaySurfaces, on_unit_plane
 
 LEAST_INVERSE = 0.05
 """Inverse depths stay above this share of what the network says."""
@@ -89,10 +90,7 @@ class ClipReprojection:
         for gap in gaps:
             missing = gap - 1
             earlier = K[:, : later + 1 - gap]
-            y = (ends[gap][..., 1].double() - earlier[..., 1, 2, None]) / earlier[..., 1, 1, None]
-            x = ends[gap][..., 0].double() - earlier[..., 0, 2, None] - earlier[..., 0, 1, None] * y
-            x = x / earlier[..., 0, 0, None]
-            seen.append(_after(missing, torch.stack([x, y], dim=-1)))
+            seen.append(_after(missing, on_unit_plane(ends[gap].double(), earlier)))
             trust.append(_after(missing, weights[gap].double()))
             noise.append(_after(missing, flow_noise * gap**0.5 / earlier[..., 0, 0, None], 1.0))
         weight = torch.stack(trust, dim=-1)
@@ -109,10 +107,7 @@ class ClipReprojection:
 
     def start(self, relative: Float[Tensor, "batch pairs 4 4"]) -> ClipState:
         """Chained motions T(t <- t + 1), and depths after some steps of their own."""
-        c2w = [se3.identity(len(relative), relative.double())]
-        for motion in relative.double().unbind(1):
-            c2w.append(c2w[-1] @ motion)
-        state = ClipState(torch.stack(c2w, dim=1), torch.ones_like(self.points[..., 0]))
+        state = ClipState(scene_flow.chain(relative.double()), torch.ones_like(self.points[..., 0]))
         for _ in range(DEPTH_STEPS):
             state = self.improved(state, hold=True)
         return state
@@ -148,9 +143,7 @@ class ClipReprojection:
         R, t = T[..., :3, :3], T[..., :3, 3]
         share = (self.share * state.inverse[..., None])[..., None, :]
         moved = torch.einsum("blgxy,blry->blrgx", R, self.points) + share * t[:, :, None]
-        z = moved[..., 2:].clamp(min=NEAREST)
-        place = moved[..., :2] / z
-        by_point = torch.cat([torch.eye(2).to(z).expand(*z.shape[:-1], 2, 2), -place[..., None]], dim=-1) / z[..., None]
+        place, by_point = projected(moved)
         residual, in_front = place - self.seen, moved[..., 2] > NEAREST
         return _Seen(
             R=R,
@@ -181,8 +174,7 @@ class ClipReprojection:
         places = self._columns(frames)
         whole = torch.einsum("lmf,blmn,lng->bfg", places, matrix, places)[:, 6:, 6:]
         slope = torch.einsum("lmf,blm->bf", places, gradient)[:, 6:]
-        diagonal = torch.diagonal(whole, dim1=-2, dim2=-1)
-        change = -torch.linalg.solve(whole + torch.diag_embed(DAMPING * diagonal + 1e-12), slope[..., None])[..., 0]
+        change = damped_step(whole, slope, DAMPING)
         change = torch.cat([torch.zeros_like(change[:, :6]), change], dim=1)
         return change.unflatten(1, (frames, 6)), torch.einsum("lmf,bf->blm", places, change)
 

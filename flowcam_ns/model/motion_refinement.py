@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowcam_ns.geometry import se3
-from flowcam_ns.model.surfaces import RaySurfaces
+from flowcam_ns.model.surfaces import RaySurfaces, on_unit_plane
 
 OUTLIER = 3.0
 """Standard deviations beyond which a residual counts less and less (Cauchy's kernel)."""
@@ -58,13 +58,11 @@ class Reprojection:
 
         `flow_noise` is a fraction of the image's width. All is float64 from here on.
         """
-        K, ends = K.double(), ends.double()
-        y = (ends[..., 1] - K[..., 1, 2, None]) / K[..., 1, 1, None]
-        x = (ends[..., 0] - K[..., 0, 2, None] - K[..., 0, 1, None] * y) / K[..., 0, 0, None]
+        K = K.double()
         return cls(
             points=surfaces.points.double(),
             share=surfaces.accumulation.double(),
-            seen=torch.stack([x, y], dim=-1),
+            seen=on_unit_plane(ends.double(), K),
             weights=weights.double(),
             noise=flow_noise / K[..., 0, 0, None],
             depth_spread=depth_spread,
@@ -74,10 +72,8 @@ class Reprojection:
         """The motion after one Gauss-Newton step, and the cost before it."""
         turned = self.points @ motion[..., :3, :3].transpose(-1, -2)
         moved = turned + self.share * motion[..., None, :3, 3]
-        z = moved[..., 2:].clamp(min=NEAREST)
-        place = moved[..., :2] / z
+        place, by_point = projected(moved)
         residual = (place - self.seen)[..., None]
-        by_point = torch.cat([torch.eye(2).to(z).expand(*z.shape[:-1], 2, 2), -place[..., None]], dim=-1) / z[..., None]
         by_motion = torch.cat([by_point * self.share[..., None], -by_point @ se3.skew(turned)], dim=-1)
         by_depth = self.depth_spread * (by_point @ turned[..., None])
 
@@ -95,8 +91,7 @@ class Reprojection:
         counted = shares * in_front / (1 + errors / OUTLIER**2)
         left = by_motion.transpose(-1, -2) * counted[..., None, None]
         matrix, gradient = (left @ weighed(by_motion)).sum(-3), (left @ weighed(residual)).sum(-3)
-        diagonal = torch.diagonal(matrix, dim1=-2, dim2=-1)
-        change = -torch.linalg.solve(matrix + torch.diag_embed(DAMPING * diagonal + 1e-12), gradient)[..., 0]
+        change = damped_step(matrix, gradient[..., 0], DAMPING)
         rotation = roma.rotvec_to_rotmat(change[..., 3:]) @ motion[..., :3, :3]
         return se3.from_rotation_translation(rotation, motion[..., :3, 3] + change[..., :3]), cost
 
@@ -114,9 +109,9 @@ class Reprojection:
         found = self._best_of(torch.cat([motion[None], unturned]), steps)
         if motion.ndim == 2 or motion.shape[-3] == 1:
             return found
-        neighbours = [found[..., :1, :, :], found, found[..., -1:, :, :]]
-        before, after = torch.cat(neighbours[:2], dim=-3), torch.cat(neighbours[1:], dim=-3)
-        return self._best_of(torch.stack([found, before[..., :-1, :, :], after[..., 1:, :, :]]), steps)
+        before = torch.cat([found[..., :1, :, :], found[..., :-1, :, :]], dim=-3)
+        after = torch.cat([found[..., 1:, :, :], found[..., -1:, :, :]], dim=-3)
+        return self._best_of(torch.stack([found, before, after]), steps)
 
     def _best_of(self, tried: Float[Tensor, "starts *batch 4 4"], steps: int) -> Float[Tensor, "*batch 4 4"]:
         """What some steps make of the starts, and of that what costs least."""
@@ -125,6 +120,21 @@ class Reprojection:
         _, cost = self.improved(tried)
         best = cost.argmin(dim=0)
         return torch.gather(tried, 0, best[None, ..., None, None].expand(1, *tried.shape[1:]))[0]
+
+
+def projected(points: Float[Tensor, "*points 3"]) -> tuple[Float[Tensor, "*points 2"], Float[Tensor, "*points 2 3"]]:
+    """Where points fall on their camera's plane at distance 1, and its derivative; behind it, as if just before."""
+    z = points[..., 2:].clamp(min=NEAREST)
+    place = points[..., :2] / z
+    return place, torch.cat([torch.eye(2).to(z).expand(*z.shape[:-1], 2, 2), -place[..., None]], dim=-1) / z[..., None]
+
+
+def damped_step(
+    matrix: Float[Tensor, "*batch n n"], gradient: Float[Tensor, "*batch n"], damping: float
+) -> Float[Tensor, "*batch n"]:
+    """The step that minimises a quadratic, with the share `damping` of its diagonal added to that."""
+    diagonal = torch.diagonal(matrix, dim1=-2, dim2=-1)
+    return -torch.linalg.solve(matrix + torch.diag_embed(damping * diagonal + 1e-12), gradient[..., None])[..., 0]
 
 
 def refine_motion(

@@ -69,7 +69,7 @@ class Grid:
         self, values: Float[Tensor, "frames rays"], uv: Float[Tensor, "frames points 2"]
     ) -> Float[Tensor, "frames points"]:
         """Values at the grid's pixels read between them, bilinear; beyond the outermost theirs."""
-        rows, columns = ((size - self.stride // 2 - 1) // self.stride + 1 for size in (self.height, self.width))
+        rows, columns = (len(range(self.stride // 2, size, self.stride)) for size in (self.height, self.width))
         place = uv * uv.new_tensor([self.width, self.height]) - (self.stride // 2 + 0.5)
         place = (place / self.stride + 0.5) / uv.new_tensor([columns, rows])
         return lookup(values.unflatten(1, (1, rows, columns)), place, align_corners=False)[..., 0]

@@ -55,11 +55,17 @@ def pixel_coordinates(rays: Int[Tensor, "rays"], size: tuple[int, int], centre: 
     return torch.stack([(x + centre) / width, (y + centre) / height], dim=-1)
 
 
-def unit_rays(uv: Float[Tensor, "*batch rays 2"], K: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch rays 3"]:
-    """Unit ray directions in the camera's frame through normalised pixel coordinates."""
+def on_unit_plane(uv: Float[Tensor, "*batch rays 2"], K: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch rays 2"]:
+    """Where rays through normalised pixel coordinates meet the camera's plane at distance 1."""
     y = (uv[..., 1] - K[..., 1, 2, None]) / K[..., 1, 1, None]
     x = (uv[..., 0] - K[..., 0, 2, None] - K[..., 0, 1, None] * y) / K[..., 0, 0, None]
-    return F.normalize(torch.stack([x, y, torch.ones_like(x)], dim=-1), dim=-1)
+    return torch.stack([x, y], dim=-1)
+
+
+def unit_rays(uv: Float[Tensor, "*batch rays 2"], K: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch rays 3"]:
+    """Unit ray directions in the camera's frame through normalised pixel coordinates."""
+    place = on_unit_plane(uv, K)
+    return F.normalize(torch.cat([place, torch.ones_like(place[..., :1])], dim=-1), dim=-1)
 
 
 @full_precision

@@ -12,6 +12,9 @@ from flowcam_ns.video.frames import Frames, GroundTruth
 from flowcam_ns.video.load import load_frames
 from flowcam_ns.video.options import FrameOptions
 
+NAMES = ("flip_phone_desk", "box_realsense", "redkitchen_a", "fox:23", "kitti06_street")
+"""The sequences that figures are given for: folders; ":n" takes only the first n frames."""
+
 
 @dataclass(frozen=True)
 class RecordedSequence:

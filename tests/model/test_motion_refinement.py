@@ -116,10 +116,12 @@ def test_a_search_finds_the_motion_where_the_start_leads_elsewhere() -> None:
     assert direction < 5
 
 
+JOINED = ("points", "share", "seen", "weights", "noise")
+
+
 def _joined(matches: list[Reprojection]) -> Reprojection:
     """The pairs of one clip."""
-    names = ("points", "share", "seen", "weights", "noise")
-    stacked = {name: torch.stack([getattr(m, name) for m in matches])[None] for name in names}
+    stacked = {name: torch.stack([getattr(m, name) for m in matches])[None] for name in JOINED}
     return Reprojection(**stacked, depth_spread=matches[0].depth_spread)
 
 
@@ -130,6 +132,9 @@ def test_a_batch_is_solved_pair_by_pair() -> None:
     whole = refine_motion(ORBIT.expand(1, 3, 4, 4), joined, 2, 0)
     single = torch.stack([refine_motion(ORBIT, match, 2, 0) for match in matches])
     torch.testing.assert_close(whole[0], single)
+    apart = replace(joined, **{name: getattr(joined, name).transpose(0, 1) for name in JOINED})  # clips of one pair
+    searched = torch.stack([refine_motion(ORBIT, match, 2, 2) for match in matches])
+    torch.testing.assert_close(refine_motion(ORBIT.expand(3, 1, 4, 4), apart, 2, 2)[:, 0], searched)
 
 
 def test_a_pair_that_found_nothing_better_takes_its_neighbours_motion() -> None:
