@@ -41,14 +41,14 @@ class _Seen:
     """Where the surfaces of a state fall, and how that changes."""
 
     R: Float[Tensor, "batch later gaps 3 3"]
-    moved: Float[Tensor, "batch later rays gaps 3"]
+    moved: Float[Tensor, "batch later gaps rays 3"]
     """In the cameras that see them."""
-    by_point: Float[Tensor, "batch later rays gaps 2 3"]
-    by_inverse: Float[Tensor, "batch later rays gaps 2"]
-    residual: Float[Tensor, "batch later rays gaps 2"]
-    errors: Float[Tensor, "batch later rays gaps"]
+    by_point: Float[Tensor, "batch later gaps rays 2 3"]
+    by_inverse: Float[Tensor, "batch later gaps rays 2"]
+    residual: Float[Tensor, "batch later gaps rays 2"]
+    errors: Float[Tensor, "batch later gaps rays"]
     """Squared, in standard deviations of the flow."""
-    in_front: Bool[Tensor, "batch later rays gaps"]
+    in_front: Bool[Tensor, "batch later gaps rays"]
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class ClipReprojection:
     """How much of a translation a point makes: the ray's accumulation."""
     frames: Int[Tensor, "later gaps"]
     """Where they are seen; 0 with weight 0 where the clip does not reach back that far."""
-    seen: Float[Tensor, "batch later rays gaps 2"]
+    seen: Float[Tensor, "batch later gaps rays 2"]
     """On those cameras' planes at distance 1."""
-    weights: Float[Tensor, "batch later rays gaps"]
+    weights: Float[Tensor, "batch later gaps rays"]
     """Confidences, not negative; those of a frame sum to 1."""
-    noise: Float[Tensor, "batch later 1 gaps"]
+    noise: Float[Tensor, "batch later gaps 1"]
     """Standard deviation of `seen`."""
     depth_spread: float
     """Standard deviation of an inverse depth as a share of it; 0 holds the surfaces."""
@@ -93,15 +93,15 @@ class ClipReprojection:
             seen.append(_after(missing, on_unit_plane(ends[gap].double(), earlier)))
             trust.append(_after(missing, weights[gap].double()))
             noise.append(_after(missing, flow_noise * gap**0.5 / earlier[..., 0, 0, None], 1.0))
-        weight = torch.stack(trust, dim=-1)
+        weight = torch.stack(trust, dim=2)
         frames = torch.arange(1, later + 1)[:, None] - torch.tensor(gaps)
         return cls(
             points=surfaces.points.double(),
             share=surfaces.accumulation.double(),
             frames=frames.clamp(min=0).to(weight.device),
-            seen=torch.stack(seen, dim=-2),
+            seen=torch.stack(seen, dim=2),
             weights=weight / weight.sum((-2, -1), keepdim=True).clamp(min=1e-12),
-            noise=torch.stack(noise, dim=-1),
+            noise=torch.stack(noise, dim=2),
             depth_spread=depth_spread,
         )
 
@@ -118,9 +118,9 @@ class ClipReprojection:
         robust = torch.ones_like(seen.errors) if hold else 1 / (1 + seen.errors / OUTLIER**2)
         weights = self.weights * seen.in_front * robust
         precise = weights / self.noise**2
-        prior = weights.sum(-1) / max(self.depth_spread, LEAST_SPREAD) ** 2 + 1e-12
-        matrix_inverse = (precise * seen.by_inverse.square().sum(-1)).sum(-1) + prior
-        gradient_inverse = (precise * (seen.by_inverse * seen.residual).sum(-1)).sum(-1) + prior * (state.inverse - 1)
+        prior = weights.sum(2) / max(self.depth_spread, LEAST_SPREAD) ** 2 + 1e-12
+        matrix_inverse = (precise * seen.by_inverse.square().sum(-1)).sum(2) + prior
+        gradient_inverse = (precise * (seen.by_inverse * seen.residual).sum(-1)).sum(2) + prior * (state.inverse - 1)
         if hold:
             change = -gradient_inverse / matrix_inverse
             return ClipState(state.c2w, (state.inverse + change).clamp(min=LEAST_INVERSE))
@@ -128,10 +128,10 @@ class ClipReprojection:
         # A ray's depth concerns no other ray: it is eliminated (Schur complement) before rays are summed up.
         by_motion = self._by_motion(state, seen)
         left = by_motion * precise[..., None, None]
-        across = torch.einsum("blrgkm,blrgk->blrm", left, seen.by_inverse)
-        matrix = torch.einsum("blrgkm,blrgkn->blmn", left, by_motion)
-        matrix = matrix - torch.einsum("blrm,blrn->blmn", across / matrix_inverse[..., None], across)
-        gradient = torch.einsum("blrgkm,blrgk->blm", left, seen.residual)
+        across = _by_columns((left * seen.by_inverse[..., None]).sum(-2))
+        matrix = _placed(left.flatten(3, 4).transpose(-1, -2) @ by_motion.flatten(3, 4))
+        matrix = matrix - (across / matrix_inverse[..., None]).transpose(-1, -2) @ across
+        gradient = _by_columns((left * seen.residual[..., None]).sum((3, 4))[..., None, :])[..., 0, :]
         gradient = gradient - torch.einsum("blrm,blr->blm", across, gradient_inverse / matrix_inverse)
 
         motions, own = self._solved(matrix, gradient, state.c2w.shape[1])
@@ -140,29 +140,28 @@ class ClipReprojection:
 
     def _seen(self, state: ClipState) -> _Seen:
         T = se3.between(state.c2w[:, self.frames], state.c2w[:, 1:, None])  # [batch later gaps 4 4]
-        R, t = T[..., :3, :3], T[..., :3, 3]
-        share = (self.share * state.inverse[..., None])[..., None, :]
-        moved = torch.einsum("blgxy,blry->blrgx", R, self.points) + share * t[:, :, None]
+        R, t = T[..., :3, :3], T[..., None, :3, 3]
+        share = self.share * state.inverse[..., None]
+        moved = self.points[:, :, None] @ R.transpose(-1, -2) + share[:, :, None] * t
         place, by_point = projected(moved)
         residual, in_front = place - self.seen, moved[..., 2] > NEAREST
         return _Seen(
             R=R,
             moved=moved,
             by_point=by_point,
-            by_inverse=torch.einsum("blrgkx,blgx->blrgk", by_point, t) * self.share[..., None],
+            by_inverse=(by_point * t[..., None, :]).sum(-1) * self.share[:, :, None],
             residual=residual,
             errors=torch.where(in_front, residual.square().sum(-1) / self.noise**2, BEHIND),
             in_front=in_front,
         )
 
-    def _by_motion(self, state: ClipState, seen: _Seen) -> Float[Tensor, "batch later rays gaps 2 local"]:
-        """By tangents (v, omega) of the ray's own frame's pose, then of those where it is seen."""
-        share = (self.share * state.inverse[..., None])[..., None, None]
-        turned = torch.einsum("blrgkx,blgxy->blrgky", seen.by_point, seen.R)
-        by_own = torch.cat([turned * share, -torch.einsum("blrgky,blryz->blrgkz", turned, se3.skew(self.points))], -1)
-        by_other = torch.cat([-seen.by_point * share, seen.by_point @ se3.skew(seen.moved)], -1)
-        others = torch.diag_embed(by_other.movedim(3, -1)).movedim(-2, 3)  # [... gaps 2 6 gaps]: 0 off the diagonal
-        return torch.cat([by_own[..., None, :], others.transpose(-1, -2)], dim=-2).flatten(-2)
+    def _by_motion(self, state: ClipState, seen: _Seen) -> Float[Tensor, "batch later gaps rays 2 12"]:
+        """By tangents (v, omega) of the ray's own frame's pose, then of that where it is seen."""
+        share = (self.share * state.inverse[..., None])[:, :, None, :, None]
+        turned = (seen.by_point.flatten(3, 4) @ seen.R).unflatten(3, (-1, 2))
+        by_own = [turned * share, torch.linalg.cross(self.points[:, :, None, :, None], turned)]
+        by_other = [-seen.by_point * share, torch.linalg.cross(seen.by_point, seen.moved[..., None, :])]
+        return torch.cat([*by_own, *by_other], dim=-1)
 
     def _solved(
         self,
@@ -184,6 +183,20 @@ class ClipReprojection:
         touched = torch.cat([torch.arange(1, later + 1).to(self.frames)[:, None], self.frames], dim=1)
         chosen = torch.nn.functional.one_hot(touched, frames).to(self.points)  # [later 1+gaps frames]
         return torch.einsum("lgf,mn->lgmfn", chosen, torch.eye(6).to(chosen)).flatten(3).flatten(1, 2)
+
+
+def _by_columns(pairs: Float[Tensor, "batch later gaps rows 12"]) -> Float[Tensor, "batch later rows local"]:
+    """By a frame's own six columns, to which all gaps add, then by those of the frames where it is seen."""
+    own, others = pairs.split(6, dim=-1)
+    return torch.cat([own.sum(2), others.transpose(2, 3).flatten(3)], dim=-1)
+
+
+def _placed(pairs: Float[Tensor, "batch later gaps 12 12"]) -> Float[Tensor, "batch later local local"]:
+    """The same for both sides of matrices: the frames that see a ray do not concern each other."""
+    others = torch.diag_embed(pairs[..., 6:, 6:].movedim(2, -1))  # [batch later 6 6 gaps gaps]
+    others = others.permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
+    across = pairs[..., 6:, :6].flatten(2, 3)
+    return torch.cat([_by_columns(pairs[..., :6, :]), torch.cat([across, others], dim=-1)], dim=2)
 
 
 def _after(missing: int, x: Tensor, value: float = 0.0) -> Tensor:

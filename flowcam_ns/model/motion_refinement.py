@@ -7,7 +7,7 @@ as the depth can be trusted, and across it as much as the flow can.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import roma
 import torch
@@ -25,6 +25,8 @@ NEAREST = 1e-3
 """Network units: a surface that comes nearer to the other camera than this, or behind it, does not count."""
 BEHIND = 100.0
 """Squared standard deviations that such a surface costs."""
+SEARCH_RAYS = 256
+"""Rays that a search looks at, where there are more: it only finds the valley."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,20 @@ class Reprojection:
             weights=weights.double(),
             noise=flow_noise / K[..., 0, 0, None],
             depth_spread=depth_spread,
+        )
+
+    def thinned(self, rays: int) -> Reprojection:
+        """Of some rays only, the same in every picture, where there are more."""
+        count = self.points.shape[-2]
+        if count <= rays:
+            return self
+        chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:rays].to(self.points.device)
+        return replace(
+            self,
+            points=self.points[..., chosen, :],
+            share=self.share[..., chosen, :],
+            seen=self.seen[..., chosen, :],
+            weights=self.weights[..., chosen],
         )
 
     def improved(self, motion: Float[Tensor, "*batch 4 4"]) -> tuple[Tensor, Float[Tensor, "*batch"]]:
@@ -148,7 +164,7 @@ def refine_motion(
         motion = relative.double()
         if search_steps > 0:
             with torch.no_grad():
-                motion = match.searched(motion, search_steps)
+                motion = match.thinned(SEARCH_RAYS).searched(motion, search_steps)
         for _ in range(steps):
             motion, _ = match.improved(motion)
     return motion.to(relative.dtype)
