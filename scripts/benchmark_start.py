@@ -63,7 +63,7 @@ def main(options: StartOptions) -> Section:
     """Four rows for each sequence; what is measured is on disk before the next one starts."""
     section = Section(
         "Steps of the bundle adjustment",
-        notes=["Where the lens is not given, the network's is estimated from 24 frames; its steps count."],
+        notes=["Where the lens is not given, the network gets a guess of it."],
     )
     alignment = AlignmentOptions(cache=False)
     for name in options.sequences:

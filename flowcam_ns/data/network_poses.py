@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,8 @@ from torch import Tensor
 
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.result import Alignment
+from flowcam_ns.alignment.watch import Progress, Stopwatch
+from flowcam_ns.data.network_lens import estimate_lens, guessed_lens
 from flowcam_ns.data.network_video import network_video
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry import se3
@@ -29,14 +30,10 @@ from flowcam_ns.video.options import MIN_FRAMES
 if TYPE_CHECKING:
     from flowcam_ns.flow.store import FlowStore
 
-Progress = Callable[[str, float, "Tensor | None"], None]
-
-LENS_FRAMES = 24
-"""Neighbouring frames from which the lens is estimated where it is not given."""
-TYPICAL_FOCAL = 0.85
-"""Focal length over the long side where not even those tell: a phone's main lens."""
 FLOW_OVER_NETWORK = 2
 """The authors' flow network sees images of about twice the size that the other one sees."""
+START_STRIDE = 5
+"""Of the surfaces where poses alone are asked for; they are as good as with twice or thrice the surfaces."""
 LEAST_DISAGREEMENT = 0.01
 
 
@@ -67,10 +64,11 @@ def network_alignment(
     Args:
         frames: decoded frames.
         checkpoint: file in the authors' format (theirs, or one of our own training).
-        camera: the lens if it is known; estimated from a few frames otherwise, as the network needs it.
+        camera: the lens if it is known; the network's comes from a few frames otherwise.
         options: how flow is computed (where the checkpoint brings no flow network) and the lens estimated.
         progress: called as the work goes on.
-        refine: start a flow bundle adjustment from the network's poses, and hand on its result.
+        refine: start a flow bundle adjustment from the network's poses, and hand on its result. It finds the lens, so
+            that the network gets a guess of it where it is not known.
 
     Raises:
         FlowCamError: the file does not fit, or the frames are too few.
@@ -79,26 +77,45 @@ def network_alignment(
 
     if len(frames) < MIN_FRAMES:
         raise FlowCamError(f"{frames.name}: poses need at least {MIN_FRAMES} frames, and here are {len(frames)}.")
-    options, report = options or AlignmentOptions(), progress or (lambda _stage, _done, _c2w: None)
-    trained = read_checkpoint(checkpoint)
-    known = camera or frames.camera
-    start = time.monotonic()
-    lens, focal_std, warnings = (known, 0.0, []) if known else estimate_lens(frames, options)
-    seconds = {"lens": time.monotonic() - start}
-    start = time.monotonic()
-    report("Optical flow", 0.0, None)
+    options, watch = options or AlignmentOptions(), Stopwatch()
+    trained, known = read_checkpoint(checkpoint), camera or frames.camera
     store = network_flow(frames, trained, options)
-    video = network_video(frames, store, lens, slice(0, len(frames)), trained.long_side, options.device)
-    seconds["flow"] = time.monotonic() - start
-    start = time.monotonic()
-    network = trained.build().to(options.device)
-    trajectory = trajectory_of(network, video, lambda done, c2w: report("Network", done, c2w))
-    seconds["network"] = time.monotonic() - start
-    found = alignment_of(frames, trajectory, lens)
+    if progress is not None:
+        progress("Optical flow", 0.0, None)
     if refine:
-        refined = estimate_poses(frames, known, options, progress, start=found.c2w)
-        return replace(refined, seconds=seconds | refined.seconds, warnings=warnings + refined.warnings)
-    return replace(found, seconds=seconds, focal_std=focal_std or float("inf"), warnings=warnings)
+        with watch("network"):
+            start = network_start(frames, trained, store, known, options.device, progress)
+        refined = estimate_poses(frames, known, options, progress, None if trained.raft else store, start)
+        return replace(refined, seconds=watch.seconds | refined.seconds)
+    with watch("lens"):
+        lens, focal_std, warnings = (known, 0.0, []) if known else estimate_lens(frames, options)
+    with watch("flow"):
+        video = network_video(frames, store, lens, slice(0, len(frames)), trained.long_side, options.device)
+    with watch("network"):
+        trajectory = trajectory_of(trained.build().to(options.device), video, _posed_so_far(progress))
+    found = alignment_of(frames, trajectory, lens)
+    return replace(found, seconds=watch.seconds, focal_std=focal_std or float("inf"), warnings=warnings)
+
+
+def network_start(
+    frames: Frames,
+    trained: Checkpoint,
+    store: FlowStore,
+    camera: Camera | None,
+    device: str,
+    progress: Progress | None = None,
+) -> Float[Tensor, "frames 4 4"]:
+    """Poses from which a solve may start (OpenCV c2w, the network's scale), quickly.
+
+    Where no lens is given the network gets a guess: with half or twice the focal length the same solves come out.
+    """
+    lens = camera or guessed_lens(frames)
+    video = network_video(frames, store, lens, slice(0, len(frames)), trained.long_side, device)
+    return trajectory_of(trained.build().to(device), video, _posed_so_far(progress), START_STRIDE).c2w
+
+
+def _posed_so_far(progress: Progress | None) -> Callable[[float, Tensor], None] | None:
+    return None if progress is None else lambda done, c2w: progress("Network", done, c2w)
 
 
 def network_flow(frames: Frames, checkpoint: Checkpoint, options: AlignmentOptions) -> FlowStore:
@@ -114,30 +131,6 @@ def network_flow(frames: Frames, checkpoint: Checkpoint, options: AlignmentOptio
     cache = FlowCache(options.cache_dir) if options.cache else None
     size, weighed = FLOW_OVER_NETWORK * checkpoint.long_side, options.flow_confidence
     return FlowStore(frames.images, estimator, size, frames.masks, cache=cache, use_confidence=weighed)
-
-
-def estimate_lens(frames: Frames, options: AlignmentOptions) -> tuple[Camera, float, list[str]]:
-    """The lens by bundle adjustment of a few frames, its focal length's standard deviation in px, and warnings."""
-    from flowcam_ns.alignment.estimate import estimate_poses
-
-    for first in (0, max(0, len(frames) - LENS_FRAMES)):
-        piece = slice(first, first + LENS_FRAMES)
-        part = replace(
-            frames,
-            images=frames.images[piece],
-            sources=frames.sources[piece],
-            timestamps=frames.timestamps[piece],
-            masks=None if frames.masks is None else frames.masks[piece],
-            ground_truth=None,
-        )
-        try:
-            solved = estimate_poses(part, None, options)
-        except FlowCamError:
-            continue
-        return solved.camera, solved.focal_std, []
-    focal = frames.focal_prior or TYPICAL_FOCAL * max(frames.width, frames.height)
-    warning = f"the lens could not be estimated; a focal length of {focal:.0f} px is assumed (--frames.focal sets it)."
-    return Camera.from_focal(frames.width, frames.height, focal), float("inf"), [warning]
 
 
 def trajectory_of(

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowcam_ns.alignment.options import AlignmentOptions
-from flowcam_ns.data.network_poses import TYPICAL_FOCAL, estimate_lens
+from flowcam_ns.data.network_lens import estimate_lens, guessed_lens
 from flowcam_ns.data.pretrain_sources import Source
 from flowcam_ns.data.pretrain_video import PretrainVideo
 from flowcam_ns.errors import FlowCamError
@@ -196,7 +196,7 @@ class PretrainClips:
         if truth is not None and truth.camera is not None:
             return truth.camera
         if source.name not in self._lenses:
-            lens = Camera.from_focal(width, height, frames.focal_prior or TYPICAL_FOCAL * max(width, height))
+            lens = guessed_lens(frames)
             if self.config.lens == "estimate":
                 lens, _, _ = estimate_lens(frames, AlignmentOptions(cache=False, refine_distortion=False))
             self._lenses[source.name] = (lens.fx / width, lens.fy / height, lens.cx / width, lens.cy / height)

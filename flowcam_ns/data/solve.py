@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.result import Alignment
-from flowcam_ns.data.network_poses import network_alignment, network_flow
+from flowcam_ns.data.network_poses import network_flow, network_start
 from flowcam_ns.data.network_video import flow_error, paper_alignment
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.model.camera_optimizer import CameraUncertainty, EstimatedCameras
@@ -76,14 +76,15 @@ def reconstruct(
     from flowcam_ns.alignment.first_flow import FINE
 
     store = flow_store(frames, options)
+    trained = None if checkpoint is None else read_checkpoint(checkpoint)
+    network_store = store if trained is None or not trained.raft else network_flow(frames, trained, options)
     start = None
-    if checkpoint is not None and network is None:
-        start = network_alignment(frames, checkpoint, frames.camera, options, progress).c2w
+    if trained is not None and network is None:
+        start = network_start(frames, trained, network_store, frames.camera, options.device, progress)
     alignment = estimate_poses(frames, frames.camera, options, progress, store, start, with_information)
     if network is not None:
-        flow = store if checkpoint is None else network_flow(frames, read_checkpoint(checkpoint), options)
         alignment = paper_alignment(
-            frames, flow, alignment, network, lambda done: progress("Training the network", done, None)
+            frames, network_store, alignment, network, lambda done: progress("Training the network", done, None)
         )
     usable = alignment.posed.clone()
     usable[list(held_out)] = False

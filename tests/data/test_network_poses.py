@@ -8,16 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from flowcam_ns.alignment.estimate import estimate_poses
 from flowcam_ns.alignment.options import AlignmentOptions
 from flowcam_ns.alignment.point_cloud import point_cloud
-from flowcam_ns.data.network_poses import (
-    TYPICAL_FOCAL,
-    alignment_of,
-    estimate_lens,
-    network_alignment,
-    network_flow,
-    trajectory_of,
-)
+from flowcam_ns.alignment.watch import counted_effort
+from flowcam_ns.data.network_lens import TYPICAL_FOCAL, estimate_lens, guessed_lens
+from flowcam_ns.data.network_poses import alignment_of, network_alignment, network_flow, trajectory_of
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.metrics import score_trajectory
@@ -110,6 +106,26 @@ def test_refined_poses_are_those_of_the_bundle_adjustment(clip: SyntheticClip, f
     assert alone.seconds.keys() >= {"lens", "flow", "network"}
     assert score_trajectory(refined.c2w, truth, posed).ate_relative < 0.03
     assert score_trajectory(alone.c2w, truth, posed).ate_relative > 0.03, "this network has learnt nothing"
+
+
+def test_an_unknown_lens_costs_the_refinement_of_the_networks_poses_nothing(
+    clip: SyntheticClip, frames: Frames
+) -> None:
+    with counted_effort() as from_network:
+        refined = network_alignment(frames, Path("small"), None, OPTIONS, refine=True)
+    with counted_effort() as from_nothing:
+        alone = estimate_poses(frames, None, OPTIONS)
+    assert 0 < from_network.steps < 0.5 * from_nothing.steps
+    assert from_network.frame_steps < from_nothing.frame_steps
+    assert abs(refined.camera.fx / alone.camera.fx - 1) < 0.01
+    truth, posed = torch.from_numpy(clip.c2w), torch.ones(COUNT, dtype=torch.bool)
+    assert score_trajectory(refined.c2w, truth, posed).ate_relative < 0.01
+
+
+@pytest.mark.parametrize("prior", [None, 300.0])
+def test_a_guessed_lens_is_what_the_file_says_or_typical(frames: Frames, prior: float | None) -> None:
+    lens = guessed_lens(dataclasses.replace(frames, focal_prior=prior))
+    assert lens.fx == lens.fy == pytest.approx(prior or TYPICAL_FOCAL * 240)
 
 
 def test_the_lens_comes_from_a_few_frames_where_it_is_not_given(clip: SyntheticClip, frames: Frames) -> None:
