@@ -176,7 +176,8 @@ class FlowCamPipeline(VanillaPipeline):
             held_out = held_out_frames(len(frames))
             solved = reconstruct(frames, held_out, self.config.alignment, report, paper, checkpoint, joint)
         self._alignment = solved.alignment
-        self.flowcam.adopt(solved.cameras, solved.inverse_depth, solved.confidence, solved.alignment.information)
+        found = solved.alignment
+        self.flowcam.adopt(solved.cameras, solved.inverse_depth, solved.confidence, found.information, found.foreign)
         if self.config.model.views == "latent":
             self.teach_network()
         self._spread_cameras(solved.cameras)
@@ -188,6 +189,7 @@ class FlowCamPipeline(VanillaPipeline):
     def _spread_cameras(self, cameras: EstimatedCameras) -> None:
         """Cameras into every copy that nerfstudio keeps, and into the viewer; the scene's extent with them."""
         self.datamanager.set_cameras(cameras)
+        self.datamanager.leave_out(self.flowcam.scene_depth.foreign)
         if self.flowcam.field.scene is not None:
             self.datamanager.set_scene_box(self.flowcam.field.scene.box())
         self._show(cameras.c2w, cameras.posed)
@@ -257,7 +259,8 @@ class FlowCamPipeline(VanillaPipeline):
             cameras = optimizer.cameras()
             self.datamanager.drop_unposed(cameras)
             self._spread_cameras(cameras)
-            self._alignment = loaded_alignment(cameras, *self.flowcam.scene_depth.depth())
+            depths = self.flowcam.scene_depth
+            self._alignment = loaded_alignment(cameras, *depths.depth(), depths.foreign)
             if self.test_mode == "val" and any(due > step for due in self.config.model.refinement.steps):
                 CONSOLE.log(NOT_REFINED)
             self.viewer_panel.status(f"Loaded from step {step}")

@@ -16,6 +16,7 @@ import torch
 from flowcam_ns.method_configs.flowcam import flowcam_method
 from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer_elements import ViewerControl
+from PIL import Image
 
 from flowcam_ns import pipeline as pipeline_module
 from flowcam_ns.errors import FlowCamError
@@ -82,6 +83,30 @@ def test_a_resumed_run_writes_the_cameras_that_it_loaded(video: Path, clip: Synt
     assert report["points"] > 100
     assert report["reprojection_error_px"] is None
     assert any("checkpoint" in warning for warning in report["warnings"])
+
+
+def test_what_is_foreign_to_the_scene_trains_nothing_but_is_scored_also_in_a_resumed_run(
+    video: Path, clip: SyntheticClip, true_reconstruction: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    foreign = torch.zeros(COUNT, HEIGHT // 2, WIDTH // 2, dtype=torch.bool)
+    foreign[:, 4:12, 10:20] = True
+    solved = true_reconstruction(clip, UNPOSED)
+    found = replace(solved, alignment=replace(solved.alignment, foreign=foreign))
+    monkeypatch.setattr(pipeline_module, "reconstruct", lambda *_: found)
+    first = new_pipeline(video)
+    first.get_train_loss_dict(0)
+    resumed = new_pipeline(video)
+    resumed.load_pipeline(copy.deepcopy(first.state_dict()), 5)
+    for pipeline in (first, resumed):
+        mask = pipeline.datamanager.train_dataset[0]["mask"][..., 0]
+        assert not mask[8:24, 20:40].any()
+        assert float(mask.float().mean()) == pytest.approx(1 - 16 * 20 / (WIDTH * HEIGHT))
+        assert "mask" not in pipeline.datamanager.eval_dataset[0]
+        _, batch = pipeline.datamanager.next_train(0)
+        assert "mask" in batch
+        callbacks(pipeline, tmp_path / str(pipeline is first))
+        written = Image.open(tmp_path / str(pipeline is first) / "poses" / "masks" / "frame_00001.png")
+        assert (np.asarray(written) > 0).tolist() == mask.tolist()
 
 
 @pytest.mark.parametrize(("due", "said"), [((100,), True), ((3,), False), ((), False)])

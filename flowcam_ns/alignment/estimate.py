@@ -14,6 +14,7 @@ from flowcam_ns.alignment.attempt import attempt
 from flowcam_ns.alignment.bootstrap import FOCAL_SPREAD, TYPICAL_FOCAL, LensBelief
 from flowcam_ns.alignment.chunks import single_torch_thread
 from flowcam_ns.alignment.first_flow import FINE, see_video
+from flowcam_ns.alignment.foreign import foreign_pixels
 from flowcam_ns.alignment.handover import make_alignment
 from flowcam_ns.alignment.lens import lens_from_camera
 from flowcam_ns.alignment.moving import ATTEMPTS, DOUBTED, Stilled, without_moving
@@ -117,6 +118,7 @@ def _estimate(
         solved,
         lens_std=belief.std,
         with_information=with_information,
+        foreign=foreign_pixels(len(frames), seen.store.overlay, found.still),
         reasons=reasons,
         warnings=_warnings(seen.store, found, len(reasons)),
         seconds=watch.seconds,

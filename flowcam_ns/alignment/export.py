@@ -65,6 +65,7 @@ def write_dataset(
     """
     start = time.perf_counter()
     posed = _indices(alignment.posed)
+    frames = frames.without(None if alignment.foreign is None else alignment.foreign.numpy())
     with atomic_folder(folder, overwrite) as partial, ThreadPoolExecutor(1) as encoder:
         # Compressing images runs outside Python's lock: a second core does it while this one draws.
         writing = encoder.submit(_write_images, frames, partial, image_format)

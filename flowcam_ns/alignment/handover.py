@@ -31,6 +31,7 @@ def make_alignment(
     seconds: dict[str, float],
     lens_std: Float[Tensor, "lens"] | None = None,
     with_information: bool = False,
+    foreign: Bool[np.ndarray, "frames h w"] | None = None,
 ) -> Alignment:
     """Spread the solved frames over all frames and move it into the normalised world.
 
@@ -44,6 +45,7 @@ def make_alignment(
         seconds: wall-clock of the stages.
         lens_std: what was believed of the lens beforehand.
         with_information: also tell what flow says about small changes of the cameras.
+        foreign: where frames show what is not of the still scene.
     """
     problem, state = solved.problem, in_front(solved.state)
     posed = torch.zeros(len(frames), dtype=torch.bool)
@@ -74,6 +76,7 @@ def make_alignment(
         lens_std=dict(zip(("cx", "cy", "k1", "k2", "p1", "p2"), rest_of_lens.tolist(), strict=True)),
         rotation_std_deg=_over_frames(torch.rad2deg(uncertainty.rotation), nearest, posed),
         position_std=_over_frames(uncertainty.position * scale, nearest, posed),
+        foreign=None if foreign is None else torch.from_numpy(foreign),
         information=information,
         seconds=dict(seconds),
         warnings=list(warnings),

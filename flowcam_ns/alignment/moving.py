@@ -66,10 +66,15 @@ class Stilled:
     """A video's cameras, what moves left out."""
 
     attempt: Attempt
-    moving: float = 0.0
-    """Share of the pictures that was left out as moving."""
+    still: Bool[np.ndarray, "frames height width"] | None = None
+    """False where the pictures were left out as moving; None where nothing was."""
     agreed: float = 1.0
     """Share of the flow that the poses explain exactly; of the flow that was not left out."""
+
+    @property
+    def moving(self) -> float:
+        """Share of the pictures that was left out."""
+        return 0.0 if self.still is None else 1 - float(self.still.mean())
 
 
 def without_moving(
@@ -105,7 +110,7 @@ def without_moving(
             break
         agreed, posed = agreement(found.solved), len(found.bridged.part) / len(first.bridged.part)
         if agreed >= BELIEVED and posed >= KEPT:
-            best = Stilled(found, 1 - float(still.mean()), agreed)
+            best = Stilled(found, still, agreed)
     return best
 
 

@@ -51,6 +51,9 @@ class Alignment:
     rotation_std_deg: Float[Tensor, "frames"] | None = None
     position_std: Float[Tensor, "frames"] | None = None
     """World units."""
+    foreign: Bool[Tensor, "frames h w"] | None = None
+    """True where a frame shows what is not of the still scene (a logo, a thing that moves), as far as the solve found
+    that; images smaller than the frames. None where there is nothing of the kind."""
     information: CameraInformation | None = None
     """What flow says about small changes of the cameras, where that was asked for."""
     seconds: dict[str, float] = field(default_factory=dict)

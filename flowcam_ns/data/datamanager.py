@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
@@ -78,6 +78,10 @@ class FlowCamDataManager(VanillaDataManager[FlowCamDataset]):
         for dataset in (self.train_dataset, self.eval_dataset):
             dataset.scene_box.aabb.copy_(box)
             dataset._dataparser_outputs.scene_box.aabb.copy_(box)
+
+    def leave_out(self, foreign: Bool[Tensor, "frames h w"] | None) -> None:
+        """Train nothing where frames show what is not of the still scene; scores count it all the same."""
+        self.dataparser.foreign = self.train_dataset.metadata["foreign"] = foreign
 
     def camera_copies(self) -> Iterator[Cameras]:
         """All `Cameras` objects that exist now."""

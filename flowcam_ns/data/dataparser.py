@@ -8,9 +8,11 @@ from typing import Annotated
 
 import torch
 import tyro
+from jaxtyping import Bool
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
+from torch import Tensor
 
 from flowcam_ns.data.camera_copies import write_cameras
 from flowcam_ns.data.frame_source import decode_frames
@@ -51,6 +53,8 @@ class FlowCamDataParser(DataParser):
         # nerfstudio resets this to 1 in its `inference` mode, where our own reduction must stay.
         self.downscale_factor = config.downscale_factor
         self.cameras: EstimatedCameras | None = None
+        self.foreign: Bool[Tensor, "frames h w"] | None = None
+        """Where frames show what is not of the still scene: nothing is trained there."""
         self.shared = decode_frames(config.data, config.frames)
 
     def render_size(self) -> tuple[int, int]:
@@ -99,6 +103,7 @@ class FlowCamDataParser(DataParser):
                 "frame_count": len(frames),
                 "held_out": held_out_frames(len(frames)),
                 "render_size": (width, height),
+                "foreign": self.foreign if split == "train" else None,
             },
         )
 

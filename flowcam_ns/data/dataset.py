@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
@@ -23,13 +23,20 @@ class FlowCamDataset(InputDataset):
         return shared.images(width, height)[frame]
 
     def get_metadata(self, data: dict) -> dict[str, Tensor]:
-        """The frame's number in the clip and, where the input has masks, its mask (H, W, 1)."""
+        """The frame's number in the clip and, where pixels are to be left out, its mask (H, W, 1)."""
         shared: SharedFrames = self.metadata["frames"]
-        masks = shared.frames.masks
         frame_index = self.metadata["frame_index"][data["image_idx"]]
-        if masks is None:
+        foreign: Tensor | None = self.metadata.get("foreign")
+        size = data["image"].shape[1::-1]
+        masks = []
+        if shared.frames.masks is not None:
+            masks.append(_at_size(shared.frames.masks[int(frame_index)], size))
+        if foreign is not None:
+            masks.append(~_at_size(foreign[int(frame_index)].numpy(), size))
+        if not masks:
             return {"frame_index": frame_index}
-        frame = int(frame_index)
-        height, width = data["image"].shape[:2]
-        mask = cv2.resize(masks[frame].astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-        return {"frame_index": frame_index, "mask": torch.from_numpy(mask > 0)[..., None]}
+        return {"frame_index": frame_index, "mask": torch.from_numpy(np.logical_and.reduce(masks))[..., None]}
+
+
+def _at_size(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+    return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
+from torch import Tensor
 
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.video.frames import Frames
@@ -50,20 +51,24 @@ class SharedFrames:
             self._resized = dict([*last, ((width, height), np.stack(resized))])
         return self._resized[width, height]
 
-    def masks(self, width: int, height: int) -> Bool[np.ndarray, "frames height width"] | None:
-        """All masks at another size, where the input has any: True where a pixel may be used."""
-        if self.frames.masks is None:
-            return None
-        size = width, height
-        if size == (self.frames.width, self.frames.height):
-            return self.frames.masks
-        resized = [
-            cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for mask in self.frames.masks
-        ]
-        return np.stack(resized).astype(bool)
+    def masks(
+        self, width: int, height: int, foreign: Bool[Tensor, "frames h w"] | None = None
+    ) -> Bool[np.ndarray, "frames height width"] | None:
+        """All masks at another size, where the input has any: True where a pixel may be used, and is not `foreign`."""
+        given, size = self.frames.masks, (width, height)
+        if given is not None and size != (self.frames.width, self.frames.height):
+            given = _resized(given, size)
+        if foreign is None:
+            return given
+        scene = ~_resized(foreign.numpy(), size)
+        return scene if given is None else given & scene
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedFrames:
         return self
+
+
+def _resized(masks: Bool[np.ndarray, "frames h w"], size: tuple[int, int]) -> Bool[np.ndarray, "frames height width"]:
+    return np.stack([cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for mask in masks])
 
 
 _decoded: dict[tuple[str, str, int], SharedFrames] = {}

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowcam_ns.alignment.export import POINT_CLOUD, alignment_transforms, write_dataset
@@ -44,6 +44,7 @@ def loaded_alignment(
     cameras: EstimatedCameras,
     inverse_depth: Float[Tensor, "frames h w"],
     confidence: Float[Tensor, "frames h w"],
+    foreign: Bool[Tensor, "frames small_h small_w"] | None = None,
 ) -> Alignment:
     """What a checkpoint still knows of the solve it holds the cameras of; its trusted depths serve as points."""
     count, h, w = inverse_depth.shape
@@ -65,6 +66,7 @@ def loaded_alignment(
         focal_std=math.inf if known is None else known.focal,
         rotation_std_deg=None if known is None else known.rotation_deg,
         position_std=None if known is None else known.position,
+        foreign=foreign,
         warnings=[FROM_CHECKPOINT],
     )
 

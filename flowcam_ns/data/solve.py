@@ -94,6 +94,10 @@ def reconstruct(
             "film with more overlap, more light, or give a longer piece"
         )
     progress("Dense depth", 0.0, alignment.c2w)
+    if alignment.foreign is not None:
+        frames = frames.without(alignment.foreign.numpy())
+        assert frames.masks is not None
+        store = store.masked(frames.masks)
     fine = store.at_size(options.flow_size or FINE)
     if fine is not store:
         store.release()

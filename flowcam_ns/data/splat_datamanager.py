@@ -94,8 +94,10 @@ class FlowCamSplatDataManager(FullImageDatamanager[FlowCamDataset]):
 
             solved = reconstruct(self.frames, held_out_frames(len(self.frames)), self.config.alignment, report)
         self.reconstruction = solved
+        foreign = solved.alignment.foreign
+        self.dataparser.foreign = foreign
         self.adopt(solved.cameras)
-        masks = self.frames.masks
+        masks = self.frames.without(None if foreign is None else foreign.numpy()).masks
         xyz, rgb, _ = dense_point_cloud(
             torch.from_numpy(self.frames.images),
             solved.alignment.c2w,

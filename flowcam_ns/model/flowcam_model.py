@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
@@ -114,10 +114,14 @@ class FlowCamModel(Model):
         inverse_depth: Float[Tensor, "frames h w"],
         confidence: Float[Tensor, "frames h w"],
         information: CameraInformation | None = None,
+        foreign: Bool[Tensor, "frames small_h small_w"] | None = None,
     ) -> None:
-        """Take solved cameras and dense depths; rendering works from here on, and refinement with `information`."""
+        """Take solved cameras and dense depths; rendering works from here on, and refinement with `information`.
+
+        Colours that are `foreign` to the scene go into no view.
+        """
         self.camera_optimizer.set_cameras(cameras)
-        self.scene_depth.set_depth(inverse_depth, confidence)
+        self.scene_depth.set_depth(inverse_depth, confidence, foreign)
         self.rebuild_scene()
         if information is not None:
             from flowcam_ns.model.joint_refinement import JointRefinement
@@ -146,7 +150,7 @@ class FlowCamModel(Model):
         inverse_depth, confidence = self.scene_depth.depth()
         usable = estimated.posed.clone()
         usable[list(metadata["held_out"])] = False
-        masks = metadata["frames"].masks(width, height)
+        masks = metadata["frames"].masks(width, height, self.scene_depth.foreign)
         return ContextScene(
             images=torch.from_numpy(metadata["frames"].images(width, height)),
             c2w=estimated.c2w,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float64, UInt8
 
@@ -48,6 +49,15 @@ class Frames:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def without(self, foreign: Bool[np.ndarray, "frames h w"] | None) -> Frames:
+        """The same with more masked: what is True in `foreign`, images of any size (None: nothing)."""
+        if foreign is None:
+            return self
+        size = self.width, self.height
+        large = [cv2.resize(image.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for image in foreign]
+        still = np.stack(large) == 0
+        return replace(self, masks=still if self.masks is None else self.masks & still)
 
     @property
     def width(self) -> int:

@@ -59,6 +59,15 @@ def test_a_thing_that_crosses_the_picture_is_found_and_the_cameras_stay_right(cl
     assert any("move on their own" in warning for warning in found.warnings)
     assert not any("may be wrong" in warning for warning in found.warnings)
     assert any("may be wrong" in warning for warning in bent.warnings)
+    assert bent.foreign is None
+    masks = frames.without(None if found.foreign is None else found.foreign.numpy()).masks
+    assert masks is not None
+    block = np.zeros_like(masks)
+    for frame, image in enumerate(block):
+        top, left = corner(frame)
+        image[top : top + 90, left : left + 80] = True
+    assert (block & ~masks).sum() > 0.85 * block.sum()
+    assert (~masks).sum() < 2.5 * block.sum()  # a margin of a point or two around it
 
 
 def test_a_still_scene_is_solved_once_and_nobody_is_warned(clip: SyntheticClip) -> None:
@@ -66,6 +75,7 @@ def test_a_still_scene_is_solved_once_and_nobody_is_warned(clip: SyntheticClip) 
     once, _ = scored(clip.to_frames(), clip, find_moving=False)
     assert scores.max_rotation_deg < 0.2
     assert found.warnings == []
+    assert found.foreign is None
     assert torch.equal(found.c2w, once.c2w)
 
 

@@ -219,6 +219,29 @@ def test_a_training_frame_never_lends_itself_colour(clip: SyntheticClip) -> None
     assert torch.equal(*renders)
 
 
+def test_what_is_foreign_to_the_scene_goes_into_no_view_and_is_kept(clip: SyntheticClip) -> None:
+    """A green plate over a part of every other frame, marked where it lies at half the size."""
+    plate = slice(16, 40), slice(30, 60)
+    painted = dataclasses.replace(clip, rgb=clip.rgb.copy())
+    painted.rgb[:, plate[0], plate[1]] = (0, 255, 0)
+    foreign = torch.zeros(COUNT, HEIGHT // 2, WIDTH // 2, dtype=torch.bool)
+    foreign[1::2, 8:20, 15:30] = True
+    painted.rgb[::2] = clip.rgb[::2]
+    cameras = EstimatedCameras(torch.from_numpy(clip.c2w), clip.camera, torch.ones(COUNT, dtype=torch.bool))
+    inverse_depth = 1 / torch.from_numpy(clip.depth)
+    spoiled, model, restored = (new_model(painted) for _ in range(3))
+    spoiled.adopt(cameras, inverse_depth, torch.ones_like(inverse_depth))
+    model.adopt(cameras, inverse_depth, torch.ones_like(inverse_depth), foreign=foreign)
+    restored.load_state_dict(model.state_dict())
+    restored.rebuild_scene()
+    error = {}
+    for name, each in (("spoiled", spoiled), ("masked", model), ("restored", restored)):
+        rgb = each.get_outputs_for_camera(camera_of(clip, 4, named=True))["rgb"]
+        error[name] = float((rgb - torch.from_numpy(clip.rgb[4]) / 255).square()[plate].mean())
+    assert error["masked"] < 0.2 * error["spoiled"]
+    assert error["restored"] == error["masked"]
+
+
 def test_nearest_copy_is_a_neighbour_that_may_be_used(clip: SyntheticClip, model: FlowCamModel) -> None:
     scene = model.field.scene
     assert scene is not None
