@@ -10,6 +10,7 @@ be taken one at a time (`--sequences fox:23`), and once all are there the same c
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,10 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
+from jaxtyping import UInt8
 
 from _benchmark.depths import DEPTH_TITLE, depth_section
+from _benchmark.hard import harder
 from _benchmark.machine import describe_machine
 from _benchmark.pictures import Picture, write_picture, write_pictures
 from _benchmark.sequences import load_sequence
@@ -29,6 +32,7 @@ from _benchmark.view_methods import Task, Views, nerfacto, ours, splats
 from flowcam_ns.data.frame_source import SharedFrames
 from flowcam_ns.data.held_out import held_out_frames
 from flowcam_ns.model.image_scores import ImageScores
+from flowcam_ns.video.frames import Frames
 
 NOTE = (
     "All methods start from the same image files and are scored by one program on the same held-out frames (8 bit); "
@@ -59,6 +63,8 @@ class Options:
     """Lengths of the splat runs."""
     motions: tuple[str, ...] = ("orbit", "forward", "walk")
     """Synthetic motions whose dense depth is scored against the truth."""
+    spoiled: Literal["no", "logo", "small moving thing", "large moving thing"] = "no"
+    """Lay this over the images that the methods get; views are scored against those without it."""
     again: bool = False
     """Measure what is stored once more."""
 
@@ -74,7 +80,7 @@ def main(options: Options) -> None:
     for sequence in options.sequences:
         task: Task | None = None
         for method in options.methods:
-            part, settings = f"{sequence}-{method}", settings_of(method, options)
+            part, settings = f"{name_of(options, sequence)}-{method}", settings_of(method, options)
             rows = None if options.again else stored.find(part, settings)
             if rows is None:
                 task = task or make_task(options, sequence)
@@ -103,21 +109,35 @@ def settings_of(method: str, options: Options) -> Settings:
     return settings if method != "splats" else {**settings, "steps": " ".join(map(str, options.splat_steps))}
 
 
+def name_of(options: Options, sequence: str) -> str:
+    """The sequence, and what was laid over it."""
+    return sequence if options.spoiled == "no" else f"{sequence}, {options.spoiled}"
+
+
 def make_task(options: Options, sequence: str) -> Task:
     """The sequence's own images for all pose estimators, and what is scored."""
-    folder = (options.output_dir / sequence.replace(":", "_") / time.strftime("%Y%m%d-%H%M%S")).absolute()
+    name = name_of(options, sequence)
+    folder = options.output_dir / re.sub(r"\W+", "_", name) / time.strftime("%Y%m%d-%H%M%S")
+    folder = folder.absolute()
     recorded = load_sequence(options.data, sequence)
-    frames, shared = recorded.frames, SharedFrames(recorded.frames)
-    shrunk = shared.images(*shared.size_within(options.size))
+    frames = recorded.frames
+    truth = shrunk(frames, options.size)
+    given = recorded if options.spoiled == "no" else harder(recorded, options.spoiled, folder / "spoiled")
     return Task(
-        name=sequence,
-        source=recorded.link_images(folder / recorded.frames.name / "images"),
-        images=write_pictures(folder / "small", shrunk),
-        frames=list(shrunk),
+        name=name,
+        source=given.link_images(folder / frames.name / "images"),
+        images=write_pictures(folder / "small", shrunk(given.frames, options.size)),
+        frames=list(truth),
         held_out=held_out_frames(len(frames)),
         folder=folder,
         seconds=options.seconds,
     )
+
+
+def shrunk(frames: Frames, size: int) -> UInt8[np.ndarray, "frames h w 3"]:
+    """All pictures with a long side of at most `size` px."""
+    shared = SharedFrames(frames)
+    return shared.images(*shared.size_within(size))
 
 
 def run_method(method: str, task: Task, options: Options) -> list[Views]:
