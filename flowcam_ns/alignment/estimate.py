@@ -118,7 +118,7 @@ def _estimate(
         solved,
         lens_std=belief.std,
         with_information=with_information,
-        foreign=foreign_pixels(len(frames), seen.store.overlay, found.still),
+        foreign=foreign_pixels(len(frames), seen.store.overlay, found.scene),
         reasons=reasons,
         warnings=_warnings(seen.store, found, len(reasons)),
         seconds=watch.seconds,

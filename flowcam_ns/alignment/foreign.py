@@ -13,16 +13,16 @@ LONG_SIDE = 256
 def foreign_pixels(
     frames: int,
     overlay: Bool[np.ndarray, "height width"] | None,
-    still: Bool[np.ndarray, "frames height width"] | None,
+    scene: Bool[np.ndarray, "frames height width"] | None,
 ) -> Bool[np.ndarray, "frames h w"] | None:
     """True where an overlay lies, or what moves on its own; None where there is neither.
 
     Args:
         frames: how many there are.
         overlay: True where all frames show the same.
-        still: True where nothing moves on its own.
+        scene: True where the frames surely show the still scene.
     """
-    moving = None if still is None or still.all() else np.stack([_small(~image) for image in still])
+    moving = None if scene is None or scene.all() else np.stack([_small(~image) for image in scene])
     if overlay is None:
         return moving
     fixed = np.broadcast_to(_small(overlay), (frames, *_small(overlay).shape))

@@ -22,6 +22,7 @@ from flowcam_ns.model.blend_pictures import ContextPictures, pixel_spacing
 from flowcam_ns.model.blend_refine import BlendRefiner
 from flowcam_ns.model.blend_sampling import forbidden_pixels, place_samples, sample_contexts
 from flowcam_ns.model.blend_weights import BlendWeights, RayBlend
+from flowcam_ns.model.hidden_parts import without_hidden
 from flowcam_ns.model.scene import ContextScene
 
 LEAST_INVERSE_DEPTH = 1e-6
@@ -88,9 +89,11 @@ class BlendField(nn.Module):
         self._guides.clear()
         self._c2w = scene.c2w.detach().float().to(device)
         self._usable = scene.usable.to(device)
-        self._forbidden = None if scene.masks is None else forbidden_pixels(scene.masks.to(device))
-        self._images = scene.images.to(device).permute(0, 3, 1, 2)
-        self._depths = torch.stack([scene.inverse_depth, scene.confidence], dim=1).float().to(device)
+        shown = without_hidden(scene)
+        never_seen = shown.masks is not None and not bool(shown.masks.all())
+        self._forbidden = forbidden_pixels(shown.masks.to(device)) if never_seen and shown.masks is not None else None
+        self._images = shown.images.to(device).permute(0, 3, 1, 2)
+        self._depths = torch.stack([shown.inverse_depth, shown.confidence], dim=1).float().to(device)
         known = (self._depths[:, 1] > 0.2) & self._usable[:, None, None]
         inverse = self._depths[:, 0][known] if bool(known.any()) else torch.ones(1, device=device)
         self._typical = max(float(inverse[:: max(1, len(inverse) // 100_000)].median()), LEAST_INVERSE_DEPTH)
