@@ -25,7 +25,7 @@ NEAREST = 1e-3
 """Network units: a surface that comes nearer to the other camera than this, or behind it, does not count."""
 BEHIND = 100.0
 """Squared standard deviations that such a surface costs."""
-SEARCH_RAYS = 256
+SEARCH_RAYS = 512
 """Rays that a search looks at, where there are more: it only finds the valley."""
 
 
