@@ -21,8 +21,8 @@ KERNELS = (32.0, 8.0)
 EXPLAINED = 3 * PIXEL
 BELIEVED = 0.85
 """Share of its trustworthy flow that every frame's pose must explain within `EXPLAINED`. A start that is wrong at a few
-frames hardly shows in the error of all: on recorded sequences good ends had 0.90 and more at their worst frame, false
-ones 0.82 and less (from twice and three times the true focal length)."""
+frames hardly shows in the error of all: on recorded sequences good ends had 0.90 and more at their worst frame (one
+0.83), false ones 0.82 and less (from twice and three times the true focal length)."""
 
 
 def segment_from_poses(problem: FlowProblem, c2w: Float[Tensor, "frames 4 4"], belief: LensBelief) -> Segment | None:

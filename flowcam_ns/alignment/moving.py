@@ -70,17 +70,12 @@ class Stilled:
     """A video's cameras, what moves left out."""
 
     attempt: Attempt
-    still: Bool[np.ndarray, "frames height width"] | None = None
-    """False where the pictures were left out as moving; None where nothing was."""
+    moving: float = 0.0
+    """Share of the pictures that was left out as moving."""
     scene: Bool[np.ndarray, "frames height width"] | None = None
     """True where the pictures surely show the still scene, by the final poses; None where nothing was left out."""
     agreed: float = 1.0
     """Share of the flow that the poses explain exactly; of the flow that was not left out."""
-
-    @property
-    def moving(self) -> float:
-        """Share of the pictures that was left out."""
-        return 0.0 if self.still is None else 1 - float(self.still.mean())
 
 
 def without_moving(
@@ -116,8 +111,8 @@ def without_moving(
             break
         agreed, posed = agreement(found.solved), len(found.bridged.part) / len(first.bridged.part)
         if agreed >= BELIEVED and posed >= KEPT:
-            best = Stilled(found, still, agreed=agreed)
-    if best.still is None:
+            best = Stilled(found, 1 - float(still.mean()), agreed=agreed)
+    if best.moving == 0:
         return best
     return replace(best, scene=still_pixels(seen, against_poses(seen, best.attempt, votes), SUSPECTED))
 

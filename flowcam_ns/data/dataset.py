@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from flowcam_ns.data.frame_source import SharedFrames
+from flowcam_ns.video.frames import mask_at_size
 
 
 class FlowCamDataset(InputDataset):
@@ -30,13 +30,9 @@ class FlowCamDataset(InputDataset):
         size = data["image"].shape[1::-1]
         masks = []
         if shared.frames.masks is not None:
-            masks.append(_at_size(shared.frames.masks[int(frame_index)], size))
+            masks.append(mask_at_size(shared.frames.masks[int(frame_index)], size))
         if foreign is not None:
-            masks.append(~_at_size(foreign[int(frame_index)].numpy(), size))
+            masks.append(~mask_at_size(foreign[int(frame_index)].numpy(), size))
         if not masks:
             return {"frame_index": frame_index}
         return {"frame_index": frame_index, "mask": torch.from_numpy(np.logical_and.reduce(masks))[..., None]}
-
-
-def _at_size(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
-    return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0

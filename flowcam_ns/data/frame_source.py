@@ -11,7 +11,7 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from flowcam_ns.errors import FlowCamError
-from flowcam_ns.video.frames import Frames
+from flowcam_ns.video.frames import Frames, mask_at_size
 from flowcam_ns.video.options import FrameOptions
 
 KEPT_SIZES = 2
@@ -57,18 +57,14 @@ class SharedFrames:
         """All masks at another size, where the input has any: True where a pixel may be used, and is not `foreign`."""
         given, size = self.frames.masks, (width, height)
         if given is not None and size != (self.frames.width, self.frames.height):
-            given = _resized(given, size)
+            given = np.stack([mask_at_size(mask, size) for mask in given])
         if foreign is None:
             return given
-        scene = ~_resized(foreign.numpy(), size)
+        scene = ~np.stack([mask_at_size(image, size) for image in foreign.numpy()])
         return scene if given is None else given & scene
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedFrames:
         return self
-
-
-def _resized(masks: Bool[np.ndarray, "frames h w"], size: tuple[int, int]) -> Bool[np.ndarray, "frames height width"]:
-    return np.stack([cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for mask in masks])
 
 
 _decoded: dict[tuple[str, str, int], SharedFrames] = {}

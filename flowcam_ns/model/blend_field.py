@@ -90,8 +90,8 @@ class BlendField(nn.Module):
         self._c2w = scene.c2w.detach().float().to(device)
         self._usable = scene.usable.to(device)
         shown = without_hidden(scene)
-        never_seen = shown.masks is not None and not bool(shown.masks.all())
-        self._forbidden = forbidden_pixels(shown.masks.to(device)) if never_seen and shown.masks is not None else None
+        masks = shown.masks
+        self._forbidden = None if masks is None or bool(masks.all()) else forbidden_pixels(masks.to(device))
         self._images = shown.images.to(device).permute(0, 3, 1, 2)
         self._depths = torch.stack([shown.inverse_depth, shown.confidence], dim=1).float().to(device)
         known = (self._depths[:, 1] > 0.2) & self._usable[:, None, None]

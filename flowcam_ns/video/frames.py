@@ -14,6 +14,11 @@ DEFAULT_FPS = 30.0
 """What a folder of images counts as, in images a second."""
 
 
+def mask_at_size(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+    """A mask at another (width, height); every pixel takes its nearest one's value."""
+    return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+
+
 @dataclass(frozen=True)
 class GroundTruth:
     """Poses and lens that came with a dataset folder; they score results and never train anything."""
@@ -54,9 +59,7 @@ class Frames:
         """The same with more masked: what is True in `foreign`, images of any size (None: nothing)."""
         if foreign is None:
             return self
-        size = self.width, self.height
-        large = [cv2.resize(image.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for image in foreign]
-        still = np.stack(large) == 0
+        still = ~np.stack([mask_at_size(image, (self.width, self.height)) for image in foreign])
         return replace(self, masks=still if self.masks is None else self.masks & still)
 
     @property
