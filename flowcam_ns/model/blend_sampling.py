@@ -69,7 +69,7 @@ def sample_contexts(
     shift = w2c[:, :3, :3] @ origin + w2c[:, :3, 3]
     points = turned[:, :, None] + rho[None, ..., None] * shift[:, None, None]
     z = points[..., 2].clamp(min=NEAREST_Z)
-    grid = _image_grid(points[..., :2] / z[..., None], camera)
+    grid = image_grid(points[..., :2] / z[..., None], camera)
     inside = ((1 - grid.detach().abs().amax(-1)) / BORDER).clamp(0, 1) * (points[..., 2] > NEAREST_Z)
     if forbidden is not None:
         share = F.grid_sample(forbidden[:, None].float(), grid.detach(), align_corners=False)[:, 0]
@@ -97,7 +97,7 @@ def forbidden_pixels(masks: Bool[Tensor, "frames height width"]) -> Bool[Tensor,
     return torch.stack(grown)
 
 
-def _image_grid(xy: Float[Tensor, "*batch 2"], camera: Camera) -> Float[Tensor, "*batch 2"]:
+def image_grid(xy: Float[Tensor, "*batch 2"], camera: Camera) -> Float[Tensor, "*batch 2"]:
     """Normalised image coordinates to `grid_sample`'s [-1, 1], kept where the lens model is one-to-one."""
     reach = 1.2 * max(camera.width / camera.fx, camera.height / camera.fy)
     xy = xy.clamp(-reach, reach)

@@ -14,7 +14,7 @@ from torch import Tensor
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.model.blend_context import choose_contexts
-from flowcam_ns.model.blend_sampling import forbidden_pixels
+from flowcam_ns.model.blend_sampling import forbidden_pixels, image_grid
 from flowcam_ns.model.scene import TRUSTED, ContextScene
 
 NEAR_SOURCES, FAR_SOURCES = 6, 8
@@ -200,9 +200,8 @@ def _projected(
     there = se3.transform(se3.inverse(c2w), points)
     z = there[:, 2]
     ahead = torch.cat([there[:, :2], z[:, None].clamp(min=NEAREST_Z)], dim=-1)
-    reach = 1.5 * max(camera.width / camera.fx, camera.height / camera.fy)
-    place = (ahead[:, :2] / ahead[:, 2:]).clamp(-reach, reach)
-    return camera.project(torch.cat([place, torch.ones_like(z)[:, None]], dim=-1)), z
+    size = ahead.new_tensor([camera.width, camera.height])
+    return (image_grid(ahead[:, :2] / ahead[:, 2:], camera) + 1) * (size / 2), z
 
 
 def _read(image: Float[Tensor, "h w"], grid: Float[Tensor, "1 1 points 2"]) -> Float[Tensor, "points"]:
