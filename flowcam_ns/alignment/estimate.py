@@ -50,6 +50,10 @@ DOUBTFUL = (
     "of the flow agrees with these poses to the pixel, which may be wrong: something large moves (mask it with "
     "--masks), or the pictures are too blurred."
 )
+TORN = (
+    "of the flow across frame {} agrees with these poses to the pixel: the parts before and after it may be tied "
+    "together wrongly."
+)
 NO_START = "fewer than three neighbouring frames share trustworthy flow; is the video sharp and textured?"
 NOT_POSED = (
     "selected frames could not be posed together with the others: the video has a cut or a jump, or the flow breaks "
@@ -120,20 +124,24 @@ def _estimate(
         with_information=with_information,
         foreign=foreign_pixels(len(frames), seen.store.overlay, found.scene),
         reasons=reasons,
-        warnings=_warnings(seen.store, found, len(reasons)),
+        warnings=warnings_of(seen.store, found, len(reasons)),
         seconds=watch.seconds,
     )
 
 
-def _warnings(store: FlowStore, found: Stilled, unposed: int) -> list[str]:
+def warnings_of(store: FlowStore, found: Stilled, unposed: int) -> list[str]:
     """What the user should know."""
     warnings = []
     if store.overlay is not None:
         warnings.append(f"{100 * store.overlay.mean():.1f} % {OVERLAY}")
     if found.moving:
         warnings.append(f"{100 * found.moving:.0f} % {MOVING}")
-    if found.agreed < DOUBTED:
-        warnings.append(f"Only {100 * found.agreed:.0f} % {DOUBTFUL}")
+    agreed = found.agreed
+    if agreed is not None and agreed.whole < DOUBTED:
+        warnings.append(f"Only {100 * agreed.whole:.0f} % {DOUBTFUL}")
+    elif agreed is not None and found.doubted:
+        torn = int(found.attempt.bridged.part.frames[int(agreed.across.argmin())])
+        warnings.append(f"Only {100 * agreed.weakest:.0f} % {TORN.format(torn)}")
     if found.attempt.turns:
         warnings.append(ONLY_TURNS)
     if unposed:

@@ -1,0 +1,127 @@
+"""A solution that is wrong explains little of its flow: everywhere, or across the one joint that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flowcam_ns.alignment import measure
+from flowcam_ns.alignment.agreement import agreement
+from flowcam_ns.alignment.attempt import Attempt, attempt
+from flowcam_ns.alignment.bootstrap import LensBelief
+from flowcam_ns.alignment.bridge import Bridged
+from flowcam_ns.alignment.estimate import lens_belief, warnings_of
+from flowcam_ns.alignment.first_flow import VideoFlow, see_video
+from flowcam_ns.alignment.moving import BELIEVED, DOUBTED, KEPT, TORN, Stilled, explained_flow, without_moving
+from flowcam_ns.alignment.options import AlignmentOptions
+from flowcam_ns.alignment.part import Part
+from flowcam_ns.alignment.problem import FlowProblem, FlowState, Solved
+from flowcam_ns.alignment.watch import Stopwatch
+from flowcam_ns.flow.store import FlowStore
+from flowcam_ns.geometry import se3
+from flowcam_ns.synthetic.clip import make_clip
+
+FRAMES = 24
+TURN = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.1, 0.0], dtype=torch.float64)
+
+
+def solved(problem: FlowProblem, state: FlowState) -> Solved:
+    return Solved(problem, state, problem, state)
+
+
+def torn(state: FlowState, after: int) -> FlowState:
+    """The cameras after a frame turned about the world's origin together: each part stays right by itself."""
+    c2w = state.c2w.clone()
+    c2w[after + 1 :] = se3.exp(TURN) @ c2w[after + 1 :]
+    return replace(state, c2w=c2w)
+
+
+def test_all_exact_flow_is_explained(exact_problem: Callable[..., tuple[FlowProblem, FlowState]]) -> None:
+    problem, truth = exact_problem(frames=10, points=60)
+    found = agreement(solved(problem, truth))
+    assert found.whole > 0.999
+    assert found.across.shape == (9,)
+    assert found.weakest > 0.999
+
+
+def test_the_place_where_a_solution_is_torn_is_the_weakest(
+    exact_problem: Callable[..., tuple[FlowProblem, FlowState]],
+) -> None:
+    problem, truth = exact_problem(frames=10, points=60)
+    found = agreement(solved(problem, torn(truth, after=6)))
+    assert int(found.across.argmin()) == 6
+    assert found.weakest < 0.05
+    # Where no flow crosses the place, nothing can be said against it.
+    lonely = problem.renumbered(torch.arange(10))
+    ends = torch.stack([lonely.sources[:, None].expand_as(lonely.neighbours), lonely.neighbours])
+    crosses = (ends.min(0).values <= 6) & (ends.max(0).values > 6)
+    alone = replace(lonely, confidence=lonely.confidence * ~crosses[..., None])
+    assert float(agreement(solved(alone, torn(truth, after=6))).across[6]) == 1
+
+
+@pytest.fixture(scope="module")
+def seen() -> VideoFlow:
+    frames = make_clip("walk", seed=2, frames=FRAMES, width=320, height=180).to_frames()
+    return see_video(frames, FlowStore(frames.images), AlignmentOptions(cache=False), lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def belief() -> LensBelief:
+    frames = make_clip("walk", seed=2, frames=3, width=32, height=18).to_frames()
+    return lens_belief(frames, None, AlignmentOptions())
+
+
+@pytest.fixture(scope="module")
+def right(seen: VideoFlow, belief: LensBelief) -> Attempt:
+    found = attempt(seen, belief, None, lambda *_: None, Stopwatch())
+    assert found is not None
+    assert len(found.bridged.part) == FRAMES
+    return found
+
+
+def test_one_wrong_joint_is_doubted_though_nearly_all_flow_is_explained(
+    seen: VideoFlow, belief: LensBelief, right: Attempt
+) -> None:
+    last = FRAMES - 2
+    wrong = replace(right, solved=solved(right.solved.problem, torn(right.solved.state, last)))
+    shares = agreement(wrong.solved)
+    assert shares.whole > DOUBTED
+    assert shares.weakest < TORN
+    assert without_moving(seen, right, belief, solve=pytest.fail).attempt is right  # nothing to doubt, nothing to solve
+    assert without_moving(seen, wrong, belief, solve=lambda _: right).attempt is right
+    kept = without_moving(seen, wrong, belief, solve=lambda _: None)
+    assert kept.attempt is wrong
+    assert kept.doubted
+    (warning,) = warnings_of(seen.store, kept, 0)
+    assert f"across frame {last} " in warning
+
+
+def test_fewer_frames_are_believed_only_if_they_explain_more(
+    seen: VideoFlow, belief: LensBelief, right: Attempt
+) -> None:
+    few = FRAMES * 3 // 4
+    part = Part(torch.arange(few), right.solved.state.window(0, few))
+    state = replace(part.state, c2w=part.state.c2w)
+    shorter = replace(right, bridged=Bridged(part), solved=solved(part.problem(right.solved.problem), state))
+    assert few < KEPT * FRAMES
+    assert agreement(shorter.solved).whole > BELIEVED
+
+    spoiled = right.solved.state
+    for after in range(0, FRAMES - 1, 2):
+        spoiled = torn(spoiled, after)
+    hopeless = replace(right, solved=solved(right.solved.problem, spoiled))
+    assert explained_flow(seen, hopeless) < explained_flow(seen, shorter)
+    assert without_moving(seen, hopeless, belief, solve=lambda _: shorter).attempt is shorter
+
+    one_joint = replace(right, solved=solved(right.solved.problem, torn(right.solved.state, FRAMES - 2)))
+    assert explained_flow(seen, one_joint) > explained_flow(seen, shorter)
+    assert without_moving(seen, one_joint, belief, solve=lambda _: shorter).attempt is one_joint
+
+
+def test_explained_flow_counts_what_the_poses_put_where_it_was_seen(seen: VideoFlow, right: Attempt) -> None:
+    whole = float(measure.build_problem(seen.store, seen.points, seen.measured).weight().sum())
+    assert BELIEVED * whole < explained_flow(seen, right) <= whole
+    assert not Stilled(right).doubted
