@@ -34,7 +34,10 @@ and more, across any place .56 and more (.75, .41 where strong compression had s
 .79 at most, or .86 with .09 across a wrong joint."""
 BELIEVED, KEPT = 0.85, 0.95
 """Another solve is believed where its poses explain this share of the flow that was left to it, are torn nowhere, and
-it poses this share of the frames that the first did, or explains more flow with fewer."""
+it poses this share of the frames that the first did."""
+SURE, WORTH = 0.9, 0.75
+"""With fewer frames it is believed where it explains this share, and this much flow beside all that the first explains:
+true poses of some frames explain nearly as much as wrong ones of all, and much less than true ones of all."""
 ATTEMPTS = 2
 """Most solves beside the first one: without what two views contradict, then without what those poses contradict."""
 EPIPOLAR, FEWEST = 0.75 * PIXEL, 40
@@ -92,8 +95,8 @@ def without_moving(
 ) -> Stilled:
     """The first attempt where its poses explain the flow; else the last that leaves out what moves and is believed.
 
-    It is believed where its poses explain nearly all the flow that is left, and hardly a frame is lost over it, or more
-    flow explained than with all of them.
+    It is believed where its poses explain nearly all the flow that is left, and hardly a frame is lost over it, or as
+    much flow is explained without them as can be asked.
 
     Args:
         seen: the video's flow.
@@ -115,16 +118,18 @@ def without_moving(
         found = solve(seen.masked(still))
         if found is None or found.turns:
             break
-        agreed, posed = agreement(found.solved), len(found.bridged.part) / len(first.bridged.part)
-        if (
-            agreed.whole >= BELIEVED
-            and agreed.weakest >= TORN
-            and (posed >= KEPT or explained_flow(seen, found) > explained_flow(seen, first))
-        ):
+        agreed = agreement(found.solved)
+        if agreed.weakest >= TORN and _believed(seen, found, first, agreed.whole):
             best = Stilled(found, 1 - float(still.mean()), agreed=agreed)
     if best.moving == 0:
         return best
     return replace(best, scene=still_pixels(seen, against_poses(seen, best.attempt, votes), SUSPECTED))
+
+
+def _believed(seen: VideoFlow, found: Attempt, first: Attempt, agreed: float) -> bool:
+    if len(found.bridged.part) >= KEPT * len(first.bridged.part):
+        return agreed >= BELIEVED
+    return agreed >= SURE and explained_flow(seen, found) >= WORTH * explained_flow(seen, first)
 
 
 def against_epipolar_lines(seen: VideoFlow, belief: LensBelief) -> Votes:
