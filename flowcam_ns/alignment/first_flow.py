@@ -47,6 +47,12 @@ class VideoFlow:
     support: Float[np.ndarray, "steps"]
     """Share of trustworthy flow between neighbours."""
 
+    def at_spacing(self, spacing: float) -> VideoFlow:
+        """The same flow at other points, so many px of the flow images apart."""
+        points = _grid(self.store, spacing)
+        pairs = [(i, j) for i, j in self.measured.pairs if i < j]
+        return replace(self, points=points, measured=measure.measure_pairs(self.store, points, pairs))
+
     def masked(self, still: Bool[np.ndarray, "frames height width"]) -> VideoFlow:
         """The same without the flow from and to what is not `still`; nothing is computed anew."""
         store = self.store.masked(still)
@@ -97,11 +103,15 @@ def _neighbours(
     store: FlowStore, options: AlignmentOptions, report: Progress
 ) -> tuple[Float32[np.ndarray, "frames points 2"], Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
     """Points, and the motion between neighbouring frames and its support."""
-    points = store.good_points(options.point_spacing * max(store.width, store.height) / store.long_side)
+    points = _grid(store, options.point_spacing)
     motion, support = measure.neighbour_motion(
         store, points, lambda done, total: report("Optical flow", 0.3 * done / total, None)
     )
     return points, motion, support
+
+
+def _grid(store: FlowStore, spacing: float) -> Float32[np.ndarray, "frames points 2"]:
+    return store.good_points(spacing * max(store.width, store.height) / store.long_side)
 
 
 def largest_motion(store: FlowStore, points: Float[np.ndarray, "frames points 2"]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +25,7 @@ from flowcam_ns.alignment.moving import (
     WORTH,
     Stilled,
     explained_flow,
+    still_under_poses,
     without_moving,
 )
 from flowcam_ns.alignment.options import AlignmentOptions
@@ -143,3 +145,24 @@ def test_explained_flow_counts_what_the_poses_put_where_it_was_seen(seen: VideoF
     whole = float(measure.build_problem(seen.store, seen.points, seen.measured).weight().sum())
     assert BELIEVED * whole < explained_flow(seen, right) <= whole
     assert not Stilled(right).doubted
+
+
+def test_what_was_left_out_of_frames_without_a_pose_stays_left_out(seen: VideoFlow, right: Attempt) -> None:
+    few = FRAMES // 2
+    before = np.ones((FRAMES, seen.store.height, seen.store.width), bool)
+    before[:, 40:80, 60:100] = False
+    still = still_under_poses(seen.at_spacing(8), first_frames(right, few), before)
+    assert np.array_equal(still[few:], before[few:])
+    assert still[:few].mean() > 0.98  # the scene stands still, whatever was thought of it before
+
+
+def test_flow_at_other_points_is_the_same_flow(seen: VideoFlow) -> None:
+    fine = seen.at_spacing(8)
+    assert fine.points.shape[1] > 3 * seen.points.shape[1]
+    assert sorted(fine.measured.pairs) == sorted(seen.measured.pairs)
+    here, nearest = fine.points[0], np.linalg.norm(fine.points[0][:, None] - seen.points[0], axis=-1).argmin(1)
+    (row,) = [row for row, pair in enumerate(fine.measured.pairs) if pair == (0, 1)]
+    (coarse,) = [row for row, pair in enumerate(seen.measured.pairs) if pair == (0, 1)]
+    step = fine.measured.targets[row] - here
+    around = (seen.measured.targets[coarse] - seen.points[0])[nearest]
+    assert np.median(np.linalg.norm(step - around, axis=-1)) < 0.5

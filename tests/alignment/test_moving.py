@@ -66,8 +66,8 @@ def test_a_thing_that_crosses_the_picture_is_found_and_the_cameras_stay_right(cl
     for frame, image in enumerate(block):
         top, left = corner(frame)
         image[top : top + 90, left : left + 80] = True
-    assert (block & ~masks).sum() > 0.85 * block.sum()
-    assert (~masks).sum() < 2.5 * block.sum()  # a margin of a point or two around it
+    assert (block & ~masks).sum() > 0.95 * block.sum()
+    assert (~masks).sum() < 1.8 * block.sum()  # points lie so close that their margin is narrow
 
 
 def test_a_still_scene_is_solved_once_and_nobody_is_warned(clip: SyntheticClip) -> None:
