@@ -10,15 +10,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowcam_ns.alignment.bootstrap import PIXEL
+from flowcam_ns.alignment.chunks import over_chunks
 from flowcam_ns.alignment.linearize import reproduced
-from flowcam_ns.alignment.problem import Solved
+from flowcam_ns.alignment.problem import FlowProblem, FlowState, Solved
 
 EXACT = PIXEL
 """Within this flow counts as explained exactly."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """The flow from one frame to another each, summed over its points."""
+
+    sources: Int[Tensor, "links"]
+    targets: Int[Tensor, "links"]
+    weight: Float[Tensor, "links"]
+    explained: Float[Tensor, "links"]
+    """How much of the weight is explained."""
+
+
+def explained_links(problem: FlowProblem, state: FlowState, within: float) -> Links:
+    """How much of every link's flow lands within a distance (long sides) of its target; any number of rows a frame."""
+
+    def weigh(chunk: FlowProblem, part: FlowState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        weight = chunk.weight()
+        near = weight * reproduced(chunk, part, within)
+        sources = chunk.sources[:, None].expand_as(chunk.neighbours)
+        return sources.flatten(), chunk.neighbours.flatten(), weight.sum(-1).flatten(), near.sum(-1).flatten()
+
+    return Links(*(torch.cat(parts) for parts in zip(*over_chunks(problem, state, weigh), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -37,13 +61,9 @@ class Agreement:
 
 def agreement(solved: Solved) -> Agreement:
     """Of a solution with its own flow."""
-    problem = solved.problem
-    weight = problem.weight()
-    explained = (weight * reproduced(problem, solved.state, EXACT)).sum(-1).double().flatten()
-    weight = weight.sum(-1).double().flatten()
-    sources = problem.sources[:, None].expand_as(problem.neighbours).flatten()
-    ends = torch.stack([sources, problem.neighbours.flatten()])
-    first, last = ends.min(0).values, ends.max(0).values
+    links = explained_links(solved.problem, solved.state, EXACT)
+    weight, explained = links.weight.double(), links.explained.double()
+    first, last = torch.minimum(links.sources, links.targets), torch.maximum(links.sources, links.targets)
     frames = len(solved.state.c2w)
 
     def over_places(values: Float[Tensor, "flows"]) -> Float[Tensor, "frames_less_1"]:

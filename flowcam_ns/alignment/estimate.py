@@ -50,7 +50,7 @@ DOUBTFUL = (
     "of the flow agrees with these poses to the pixel, which may be wrong: something large moves (mask it with "
     "--masks), or the pictures are too blurred."
 )
-TORN = (
+DOUBTFUL_JOINT = (
     "of the flow across frame {} agrees with these poses to the pixel: the parts before and after it may be tied "
     "together wrongly."
 )
@@ -141,7 +141,7 @@ def warnings_of(store: FlowStore, found: Stilled, unposed: int) -> list[str]:
         warnings.append(f"Only {100 * agreed.whole:.0f} % {DOUBTFUL}")
     elif agreed is not None and found.doubted:
         torn = int(found.attempt.bridged.part.frames[int(agreed.across.argmin())])
-        warnings.append(f"Only {100 * agreed.weakest:.0f} % {TORN.format(torn)}")
+        warnings.append(f"Only {100 * agreed.weakest:.0f} % {DOUBTFUL_JOINT.format(torn)}")
     if found.attempt.turns:
         warnings.append(ONLY_TURNS)
     if unposed:

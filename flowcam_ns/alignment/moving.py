@@ -21,9 +21,11 @@ from flowcam_ns.alignment import measure
 from flowcam_ns.alignment.agreement import EXACT, Agreement, agreement
 from flowcam_ns.alignment.attempt import Attempt
 from flowcam_ns.alignment.bootstrap import FOCAL_STARTS, PIXEL, LensBelief, with_focal
+from flowcam_ns.alignment.chunks import over_chunks
 from flowcam_ns.alignment.first_flow import VideoFlow
 from flowcam_ns.alignment.lens import rays
 from flowcam_ns.alignment.linearize import reproduced
+from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.alignment.refine import retriangulate
 from flowcam_ns.alignment.two_view import essential_motion
 
@@ -97,8 +99,8 @@ def without_moving(
 ) -> Stilled:
     """The first attempt where its poses explain the flow; else the last that leaves out what moves and is believed.
 
-    It is believed where its poses explain nearly all the flow that is left, and hardly a frame is lost over it, or as
-    much flow is explained without them as can be asked.
+    It is believed where its poses explain nearly all the flow that is left, everywhere, and hardly a frame is lost over
+    it, or not much of the flow that the first explained.
 
     Args:
         seen: the video's flow.
@@ -121,17 +123,19 @@ def without_moving(
         if found is None or found.turns:
             break
         agreed = agreement(found.solved)
-        if agreed.weakest >= TORN and _believed(seen, found, first, agreed.whole):
+        if _believed(seen, found, first, agreed):
             best = Stilled(found, 1 - float(still.mean()), agreed=agreed)
     if best.moving == 0:
         return best
     return replace(best, scene=still_under_poses(fine, best.attempt, still, SUSPECTED))
 
 
-def _believed(seen: VideoFlow, found: Attempt, first: Attempt, agreed: float) -> bool:
+def _believed(seen: VideoFlow, found: Attempt, first: Attempt, agreed: Agreement) -> bool:
+    if agreed.weakest < TORN:
+        return False
     if len(found.bridged.part) >= KEPT * len(first.bridged.part):
-        return agreed >= BELIEVED
-    return agreed >= SURE and explained_flow(seen, found) >= WORTH * explained_flow(seen, first)
+        return agreed.whole >= BELIEVED
+    return agreed.whole >= SURE and explained_flow(seen, found) >= WORTH * explained_flow(seen, first)
 
 
 def against_epipolar_lines(seen: VideoFlow, belief: LensBelief) -> Votes:
@@ -165,6 +169,22 @@ def _rays(
     return rays(measure.centred_points(pixels, seen.store, torch.float64), lens).T.contiguous().numpy()
 
 
+def against_poses(seen: VideoFlow, found: Attempt, within: float) -> Votes:
+    """Votes of all flow of a video: against, where solved poses do not explain it within a distance (long sides)."""
+    part = found.bridged.part
+    problem = part.problem(measure.build_problem(seen.store, seen.points, seen.measured))
+
+    def weigh(rows: FlowProblem, state: FlowState) -> tuple[torch.Tensor, torch.Tensor]:
+        weight = rows.weight()
+        return (weight * ~reproduced(rows, state, within)).sum(1), weight.sum(1)
+
+    votes = Votes(*(np.zeros(seen.points.shape[:2]) for _ in range(2)))
+    parts = zip(*over_chunks(problem, retriangulate(problem, found.solved.state), weigh), strict=True)
+    frames = part.frames.numpy()
+    votes.against[frames], votes.of[frames] = (torch.cat(sums).numpy() for sums in parts)
+    return votes
+
+
 def still_under_poses(
     seen: VideoFlow,
     found: Attempt,
@@ -172,28 +192,16 @@ def still_under_poses(
     contradicted: float = CONTRADICTED,
 ) -> Bool[np.ndarray, "frames height width"]:
     """`still_pixels` by all the flow of the video under solved poses; frames without one stay as they were `before`."""
-    weight, agreeing = _flow_under(seen, found, EXPLAINED)
-    against, of = (np.zeros(seen.points.shape[:2]) for _ in range(2))
-    frames = found.bridged.part.frames.numpy()
-    against[frames], of[frames] = (weight * ~agreeing).sum(1).numpy(), weight.sum(1).numpy()
-    still = still_pixels(seen, Votes(against, of), contradicted)
-    unposed = np.setdiff1d(np.arange(len(still)), frames)
+    still = still_pixels(seen, against_poses(seen, found, EXPLAINED), contradicted)
+    unposed = np.setdiff1d(np.arange(len(still)), found.bridged.part.frames.numpy())
     still[unposed] = before[unposed]
     return still
 
 
 def explained_flow(seen: VideoFlow, found: Attempt) -> float:
     """Weight of the video's flow, what moves and all, that an attempt's poses explain exactly."""
-    weight, agreeing = _flow_under(seen, found, EXACT)
-    return float((weight * agreeing).sum())
-
-
-def _flow_under(
-    seen: VideoFlow, found: Attempt, within: float
-) -> tuple[Float[torch.Tensor, "rows slots points"], Bool[torch.Tensor, "rows slots points"]]:
-    """Weights of the flow between posed frames, and which of it solved poses explain within that distance."""
-    problem = found.bridged.part.problem(measure.build_problem(seen.store, seen.points, seen.measured))
-    return problem.weight(), reproduced(problem, retriangulate(problem, found.solved.state), within)
+    votes = against_poses(seen, found, EXACT)
+    return float(votes.of.sum() - votes.against.sum())
 
 
 def still_pixels(

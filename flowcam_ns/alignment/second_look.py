@@ -13,12 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flowcam_ns.alignment.agreement import explained_links
 from flowcam_ns.alignment.bootstrap import PIXEL
-from flowcam_ns.alignment.chunks import over_chunks
 from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.frame_pose import Sightings, explained, refine_pose, sampled_pose
 from flowcam_ns.alignment.grow import INLIER, RESECTION_KERNELS, SAMPLE_TOLERANCE, TRUSTED
-from flowcam_ns.alignment.linearize import reproduced
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.geometry import se3
 
@@ -57,18 +56,10 @@ def look_again(problem: FlowProblem, state: FlowState, sure: Collection[int] = (
 
 def explained_around(problem: FlowProblem, state: FlowState) -> Float[Tensor, "frames"]:
     """For each frame: how much (of the weight) of the flow from it and into it lands within `INLIER` of its target."""
-
-    def weigh(chunk: FlowProblem, part: FlowState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        weight = chunk.weight()
-        near = weight * reproduced(chunk, part, INLIER)
-        sources = chunk.sources[:, None].expand_as(chunk.neighbours)
-        return sources.flatten(), chunk.neighbours.flatten(), weight.sum(-1).flatten(), near.sum(-1).flatten()
-
-    chunks = zip(*over_chunks(problem, state, weigh), strict=True)
-    sources, targets, weight, near = (torch.cat(parts) for parts in chunks)
+    links = explained_links(problem, state, INLIER)
     total, good = (
-        values.new_zeros(len(state.c2w)).index_add_(0, sources, values).index_add_(0, targets, values)
-        for values in (weight, near)
+        values.new_zeros(len(state.c2w)).index_add_(0, links.sources, values).index_add_(0, links.targets, values)
+        for values in (links.weight, links.explained)
     )
     return good / total.clamp(min=1e-9)
 
