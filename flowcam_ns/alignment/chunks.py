@@ -34,23 +34,32 @@ def over_chunks(
 ) -> list[Result]:
     """`work` on pieces of some rows each (all poses, the rows' own depths), in order.
 
-    Slots that are empty in all rows of a piece are left out: one busy frame must not cost all the others.
+    Slots that are empty in all rows of a piece are left out: one busy frame must not cost all the others. So rows that
+    fill about as many slots had better follow each other.
     """
     rows, slots, points = problem.confidence.shape
     on_cpu = problem.points.device.type == "cpu"
-    step = max(1, (CHUNK_ELEMENTS if on_cpu else GPU_CHUNK_ELEMENTS) // max(1, slots * COLUMNS * 2 * points))
-    if step >= rows:
+    most = (CHUNK_ELEMENTS if on_cpu else GPU_CHUNK_ELEMENTS) // max(1, COLUMNS * 2 * points)
+    if rows * slots <= most:
         return [work(problem, state)]
 
-    def piece(first: int) -> Result:
-        which = torch.arange(first, min(first + step, rows), device=problem.sources.device)
-        return work(
-            _without_empty_slots(problem.rows(which)),
-            replace(state, inverse_depth=state.inverse_depth[first : first + step]),
-        )
+    def piece(part: tuple[slice, int]) -> Result:
+        which, used = part
+        return work(problem.part(which, used), replace(state, inverse_depth=state.inverse_depth[which]))
 
-    starts = range(0, rows, step)
-    return side_by_side(piece, starts, problem.points.device)
+    return side_by_side(piece, list(_parts(problem.slots_used().tolist(), most)), problem.points.device)
+
+
+def _parts(used: list[int], most: int) -> Iterator[tuple[slice, int]]:
+    """Neighbouring rows, as many as have no more than `most` slots together, and how many slots the busiest fills."""
+    first, widest = 0, 1
+    for row, slots in enumerate(used):
+        wider = max(widest, slots)
+        if row > first and (row + 1 - first) * wider > most:
+            yield slice(first, row), widest
+            first, wider = row, max(1, slots)
+        widest = wider
+    yield slice(first, len(used)), widest
 
 
 def side_by_side(work: Callable[[Item], Result], pieces: Sequence[Item], device: torch.device) -> list[Result]:
@@ -58,17 +67,6 @@ def side_by_side(work: Callable[[Item], Result], pieces: Sequence[Item], device:
     if device.type != "cpu" or len(pieces) == 1:
         return [work(piece) for piece in pieces]
     return list(_pool().map(work, pieces))
-
-
-def _without_empty_slots(problem: FlowProblem) -> FlowProblem:
-    used = torch.nonzero((problem.neighbours != problem.sources[:, None]).any(0))
-    slots = int(used.max()) + 1 if len(used) else 1
-    return replace(
-        problem,
-        neighbours=problem.neighbours[:, :slots],
-        targets=problem.targets[:, :slots],
-        confidence=problem.confidence[:, :slots],
-    )
 
 
 @contextmanager

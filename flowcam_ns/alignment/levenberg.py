@@ -74,6 +74,10 @@ def minimize(
         damping: Marquardt's damping at the start.
         tolerance: stop when an accepted step lowers the cost by less than this share.
     """
+    # Rows that fill as many slots side by side: see `over_chunks`.
+    order = torch.argsort(problem.slots_used(), stable=True)
+    problem, free = problem.rows(order), replace(free, depths=free.depths[order])
+    state = replace(state, inverse_depth=state.inverse_depth[order])
     done, cost = 0, torch.inf
     factor, small_steps = 2.0, 0
     while done < iterations:
@@ -103,6 +107,7 @@ def minimize(
         if not accepted or small_steps >= 2:
             break
     count_effort(done, len(state.c2w))
+    state = replace(state, inverse_depth=state.inverse_depth[torch.argsort(order)])
     return Solution(state, float(cost), done, damping)
 
 

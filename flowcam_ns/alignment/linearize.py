@@ -37,7 +37,10 @@ def relative_poses(problem: FlowProblem, state: FlowState) -> Float[Tensor, "row
     return (se3.inverse(state.c2w)[problem.neighbours] @ state.c2w[problem.sources][:, None]).to(problem.points.dtype)
 
 
-def _homogeneous(ray: Float[Tensor, "rows 2 points"], depth: Float[Tensor, "rows points"]) -> Tensor:
+def homogeneous(
+    ray: Float[Tensor, "rows 2 points"], depth: Float[Tensor, "rows points"]
+) -> Float[Tensor, "rows 4 points"]:
+    """The projective points (x, y, 1, d) of rays (x/z, y/z) and inverse depths."""
     return torch.cat([ray, torch.ones_like(ray[:, :1]), depth[:, None]], dim=1)
 
 
@@ -47,7 +50,7 @@ def residuals(
     """Pose-induced minus measured target pixel (in units of the long side), and where it means anything."""
     relative, lens = relative_poses(problem, state), state.lens.to(problem.points.dtype)
     depth = state.inverse_depth.to(problem.points.dtype)
-    y = relative[..., :3, :] @ _homogeneous(rays(problem.points, lens), depth)[:, None]
+    y = relative[..., :3, :] @ homogeneous(rays(problem.points, lens), depth)[:, None]
     z = y[..., 2:, :]
     pixels = project(y[..., :2, :] / z.clamp(min=MIN_DEPTH_RATIO), lens)
     return pixels - problem.targets, z[..., 0, :] > MIN_DEPTH_RATIO
@@ -69,7 +72,7 @@ def linearize(
     lens, inverse_depth = state.lens.to(problem.points.dtype), state.inverse_depth.to(problem.points.dtype)
     ray = rays(problem.points, lens)
     relative = relative_poses(problem, state)
-    y = relative[..., :3, :] @ _homogeneous(ray, inverse_depth)[:, None]
+    y = relative[..., :3, :] @ homogeneous(ray, inverse_depth)[:, None]
     z = y[..., 2:, :].clamp(min=MIN_DEPTH_RATIO)
     ray_target = y[..., :2, :] / z
     pixels, by_ray, by_lens = project_jacobians(ray_target, lens, with_lens)
@@ -86,7 +89,7 @@ def linearize(
     source_point = torch.cat([ray, torch.ones_like(ray[:, :1])], dim=1)[:, None, :, None, :]
 
     torch.mul(by_y_source, depth, out=out[:, :, 0:3])
-    _cross(source_point, by_y_source, out[:, :, 3:6])
+    cross(source_point, by_y_source, out[:, :, 3:6])
     if by_lens is not None:
         ray_by_lens = ray_lens_jacobian(problem.points, ray, lens)
         out[:, :, LENS] = by_lens + torch.einsum("rskap,rlkp->rslap", by_y_source[:, :, :2], ray_by_lens)
@@ -108,8 +111,8 @@ def target_adjoint(problem: FlowProblem, state: FlowState) -> Float[Tensor, "row
     return adjoint
 
 
-def _cross(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """Cross product along dimension 2."""
+def cross(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Cross product along dimension 2, into `out`."""
     for k in range(3):
         first, second = (k + 1) % 3, (k + 2) % 3
         torch.mul(a[:, :, first], b[:, :, second], out=out[:, :, k])

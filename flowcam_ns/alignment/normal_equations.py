@@ -10,43 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from flowcam_ns.alignment.chunks import over_chunks, side_by_side
 from flowcam_ns.alignment.lens import LENS_SIZE
-from flowcam_ns.alignment.linearize import COLUMNS, DEPTH, LENS, RESIDUAL, SOURCE, linearize, target_adjoint
 from flowcam_ns.alignment.problem import FlowProblem, FlowState, Free
 from flowcam_ns.alignment.reduced_system import POSE_SIZE, TINY, RowSystems, solve_reduced
-from flowcam_ns.alignment.robust import robust_cost
-
-
-@dataclass(frozen=True)
-class RowBlocks:
-    """Some rows of H x = -g in blocks: cameras (over each row's own pose, its slots' poses, the lens) and depths."""
-
-    camera: Float[Tensor, "rows local local"]
-    camera_gradient: Float[Tensor, "rows local"]
-    coupling: Float[Tensor, "rows local points"]
-    depth: Float[Tensor, "rows points"]
-    depth_gradient: Float[Tensor, "rows points"]
-    columns: Int[Tensor, "rows local"]
-    """Where each row's local unknowns stand among the global ones: 6 a pose, then the lens."""
-
-    def eliminated(self, information: Float[Tensor, "rows points"]) -> RowSystems:
-        """The rows' shares of the camera system, without inverse depths of that inverse curvature."""
-        coupling = self.coupling.double()
-        scaled = coupling * information[:, None]
-        towards = (scaled @ self.depth_gradient[..., None])[..., 0]
-        matrix = self.camera - scaled @ coupling.transpose(1, 2)
-        return RowSystems(matrix, self.camera_gradient - towards, self.columns)
-
-    def depth_step(
-        self, step: Float[Tensor, "unknowns"], information: Float[Tensor, "rows points"]
-    ) -> Float[Tensor, "rows points"]:
-        """What the inverse depths do when the cameras take that step."""
-        moved = step[self.columns][:, None].to(self.coupling.dtype)
-        return -(self.depth_gradient + (moved @ self.coupling)[:, 0]) * information
+from flowcam_ns.alignment.row_blocks import RowBlocks, row_blocks
 
 
 @dataclass(frozen=True)
@@ -73,65 +44,9 @@ def build(
 
     Rows are taken a few at a time, so that the derivatives stay in the processor's cache and memory stays bounded.
     """
-    frames = len(state.c2w)
-
-    def accumulate(chunk: FlowProblem, part: FlowState) -> tuple[Tensor, RowBlocks]:
-        linearization, valid = linearize(chunk, part, with_lens)
-        cost, weights = robust_cost(chunk.confidence, linearization[:, :, RESIDUAL], valid, scale)
-        parts = _accumulate(linearization, weights, target_adjoint(chunk, part))
-        return cost.double(), RowBlocks(*parts, _columns(chunk, frames))
-
-    costs, blocks = zip(*over_chunks(problem, state, accumulate), strict=True)
-    return NormalEquations(list(blocks), POSE_SIZE * frames + LENS_SIZE), torch.stack(costs).sum()
-
-
-def _accumulate(
-    linearization: Float[Tensor, "rows slots columns 2 points"],
-    weights: Float[Tensor, "rows slots points"],
-    adjoint: Float[Tensor, "rows slots 6 6"],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Blocks of the weighted normal equations (`linearization` is overwritten)."""
-    rows, slots, points = weights.shape
-    weighted = linearization.mul_(weights.sqrt()[:, :, None, None])
-    flat = weighted.flatten(3)
-    blocks = (flat @ flat.transpose(-1, -2)).double()
-    # The inverse depth against everything: rows slots columns points.
-    per_point = (weighted * weighted[:, :, DEPTH : DEPTH + 1]).sum(3)
-    depth, depth_gradient = per_point[:, :, DEPTH].sum(1), per_point[:, :, RESIDUAL].sum(1)
-
-    # The target's derivatives are the source's times the adjoint.
-    to_target = adjoint.transpose(-1, -2)
-    target = to_target @ blocks[:, :, SOURCE]
-    local = POSE_SIZE * (1 + slots) + LENS_SIZE
-    own, middle, tail = slice(0, POSE_SIZE), slice(POSE_SIZE, local - LENS_SIZE), slice(local - LENS_SIZE, local)
-    camera = blocks.new_zeros(rows, local, local)
-    gradient = blocks.new_zeros(rows, local)
-    coupling = per_point.new_zeros(rows, local, points)
-    total = blocks.sum(1)
-    camera[:, own, own], gradient[:, own] = total[:, SOURCE, SOURCE], total[:, SOURCE, RESIDUAL]
-    camera[:, middle, own] = target[..., SOURCE].flatten(1, 2)
-    camera[:, own, middle] = camera[:, middle, own].transpose(1, 2)
-    gradient[:, middle] = target[..., RESIDUAL].flatten(1)
-    coupling[:, own] = per_point[:, :, SOURCE].sum(1)
-    coupling[:, middle] = (to_target.to(per_point.dtype) @ per_point[:, :, SOURCE]).flatten(1, 2)
-    # One block a slot along the diagonal.
-    diagonal = camera[:, middle, middle].unflatten(2, (slots, POSE_SIZE)).unflatten(1, (slots, POSE_SIZE))
-    diagonal.diagonal(dim1=1, dim2=3).copy_((target[..., SOURCE] @ adjoint).permute(0, 2, 3, 1))
-    if blocks.shape[-1] == COLUMNS:
-        camera[:, own, tail], camera[:, tail, tail] = total[:, SOURCE, LENS], total[:, LENS, LENS]
-        camera[:, middle, tail] = target[..., LENS].flatten(1, 2)
-        camera[:, tail, :-LENS_SIZE] = camera[:, :-LENS_SIZE, tail].transpose(1, 2)
-        gradient[:, tail], coupling[:, tail] = total[:, LENS, RESIDUAL], per_point[:, :, LENS].sum(1)
-    # The coupling is the largest part by far: it keeps the problem's precision.
-    return camera, gradient, coupling, depth.double(), depth_gradient.double()
-
-
-def _columns(problem: FlowProblem, frames: int) -> Int[Tensor, "rows local"]:
-    device = problem.neighbours.device
-    touched = torch.cat([problem.sources[:, None], problem.neighbours], dim=1)
-    poses = touched[..., None] * POSE_SIZE + torch.arange(POSE_SIZE, device=device)
-    tail = POSE_SIZE * frames + torch.arange(LENS_SIZE, device=device)
-    return torch.cat([poses.flatten(1), tail.expand(len(touched), LENS_SIZE)], dim=1)
+    pieces = over_chunks(problem, state, lambda rows, part: row_blocks(rows, part, scale, with_lens))
+    cost = torch.stack([cost for cost, _ in pieces]).double().sum()
+    return NormalEquations([blocks for _, blocks in pieces], POSE_SIZE * len(state.c2w) + LENS_SIZE), cost
 
 
 def without_depths(equations: NormalEquations) -> list[RowSystems]:

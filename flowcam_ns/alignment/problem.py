@@ -44,6 +44,21 @@ class FlowProblem:
             problem.confidence[row, slots],
         )
 
+    def part(self, rows: slice, slots: int) -> FlowProblem:
+        """Neighbouring rows and their first slots alone; nothing is copied."""
+        return FlowProblem(
+            self.sources[rows],
+            self.points[rows],
+            self.neighbours[rows, :slots],
+            self.targets[rows, :slots],
+            self.confidence[rows, :slots],
+        )
+
+    def slots_used(self) -> Int[Tensor, "rows"]:
+        """Up to which of its slots each row has a target."""
+        used = self.neighbours != self.sources[:, None]
+        return (used * torch.arange(1, used.shape[1] + 1, device=used.device)).amax(1)
+
     def weight(self) -> Float[Tensor, "rows slots points"]:
         """Confidence of what was measured; 0 in empty slots, whatever stands there."""
         return self.confidence * (self.neighbours != self.sources[:, None])[..., None]

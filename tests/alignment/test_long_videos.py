@@ -7,9 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flowcam_ns.alignment import far_pairs, measure
 from flowcam_ns.alignment.chunks import over_chunks
+from flowcam_ns.alignment.lens import LENS_SIZE
+from flowcam_ns.alignment.linearize import COLUMNS
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.flow.store import FlowStore
 
@@ -82,3 +86,23 @@ def test_one_busy_frame_does_not_cost_the_others(exact_problem: MakeProblem, mon
     slots = over_chunks(wide, state, lambda rows, _: rows.neighbours.shape[1])
     assert slots[5] == 8
     assert max(*slots[:5], *slots[6:]) == 2
+
+
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=40), st.integers(1, 30))
+def test_pieces_hold_all_rows_in_order_and_no_more_slots_than_fit(used: list[int], most: int) -> None:
+    rows, slots, points = len(used), 8, 2
+    sources = torch.arange(rows)
+    neighbours = torch.where(torch.arange(slots) < torch.tensor(used)[:, None], rows, sources[:, None])
+    targets = torch.zeros(rows, slots, 2, points)
+    problem = FlowProblem(sources, targets[:, 0], neighbours, targets, targets[:, :, 0])
+    state = FlowState(
+        torch.eye(4).expand(rows + 1, 4, 4), torch.arange(rows)[:, None].expand(rows, points), torch.zeros(LENS_SIZE)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flowcam_ns.alignment.chunks.CHUNK_ELEMENTS", most * COLUMNS * 2 * points)
+        pieces = over_chunks(problem, state, lambda part, states: (part, states.inverse_depth))
+    assert torch.cat([part.sources for part, _ in pieces]).tolist() == list(range(rows))
+    assert torch.cat([depth for _, depth in pieces])[:, 0].tolist() == list(range(rows))
+    for part, _ in pieces:
+        assert len(part.sources) == 1 or part.confidence[..., 0].numel() <= most
+        assert int((part.neighbours == rows).sum()) == sum(used[int(row)] for row in part.sources)

@@ -118,6 +118,25 @@ def test_a_strong_prior_holds_the_lens_and_a_weak_one_lets_it_go(exact_problem: 
         assert float(found.state.lens[0]) == pytest.approx(expected, abs=2e-3)
 
 
+def test_the_order_of_the_rows_changes_nothing(exact_problem: MakeProblem) -> None:
+    problem, truth = exact_problem(noise=1e-3)
+    thinner = torch.arange(8) % 3 == 0  # of these rows only the first two slots are used
+    unused = thinner[:, None] & (torch.arange(6) >= 2)
+    problem = replace(
+        problem,
+        neighbours=torch.where(unused, problem.sources[:, None], problem.neighbours),
+        confidence=problem.confidence * ~unused[..., None],
+    )
+    start, order = disturbed(truth), torch.randperm(8, generator=torch.Generator().manual_seed(3))
+    shuffled = replace(start, inverse_depth=start.inverse_depth[order])
+    found, other = (
+        minimize(rows, state, focal_free(8), scale=8 * PIXEL, prior=Prior.none(), iterations=30).state
+        for rows, state in ((problem, start), (problem.rows(order), shuffled))
+    )
+    assert torch.allclose(found.c2w, other.c2w, atol=1e-9)
+    assert torch.allclose(found.inverse_depth[order], other.inverse_depth, atol=1e-8)
+
+
 # Depths by their own
 
 
