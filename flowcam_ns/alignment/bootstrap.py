@@ -36,8 +36,7 @@ HOPELESS = 2.0
 START_DAMPING = 1.0
 """The flat start is far from any solution: its first steps must be small."""
 INDEPENDENT = 4000
-"""How many independent measurements of the lens a video's flow amounts to, against the prior; of the focal length that
-is measured in the end (`covariance.lens_evidence`)."""
+"""How many independent measurements of the lens a video's flow amounts to, against the prior."""
 PRINCIPAL_POINT, K1 = slice(1, 3), 3
 FOCAL = (True, False, False, False, False, False, False)
 FOCAL_AND_BARREL = (True, False, False, True, False, False, False)
@@ -63,12 +62,11 @@ class LensBelief:
         """A lens that is given and held."""
         return cls(lens, torch.full_like(lens, 1e-6), known=True)
 
-    def prior(self, cost: float, lens: Float[Tensor, "lens"], price: Float[Tensor, "lens"] | None = None) -> Prior:
+    def prior(self, cost: float, lens: Float[Tensor, "lens"]) -> Prior:
         """The prior in the units of a robust cost that stands at `cost`, for a solve that starts from `lens`.
 
         Flow vectors err together (rolling shutter, smoothed flow, moving shadows), and more of them do not average that
-        away: `price` says what a unit of precision is worth in the cost. Where None, the whole video is credited with
-        as much evidence as `INDEPENDENT` measurements.
+        away: the whole video is credited with as much evidence as `INDEPENDENT` measurements.
 
         Most lenses look through the middle of their pictures, and pictures that were cut out of larger ones do not at
         all: the belief in the principal point has heavy tails. It is a Gaussian that grows with the distance already
@@ -76,8 +74,7 @@ class LensBelief:
         """
         std = self.std.clone()
         std[PRINCIPAL_POINT] = torch.maximum(std, (lens - self.mean).abs() / 2)[PRINCIPAL_POINT]
-        worth = 2 * cost / INDEPENDENT if price is None else price
-        return Prior(self.mean, worth / (self.std if self.known else std) ** 2)
+        return Prior(self.mean, 2 * cost / INDEPENDENT / (self.std if self.known else std) ** 2)
 
 
 def solve_first_window(problem: FlowProblem, belief: LensBelief) -> Solution:

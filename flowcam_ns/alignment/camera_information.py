@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowcam_ns.alignment import normal_equations
-from flowcam_ns.alignment.covariance import lens_evidence, lens_information
+from flowcam_ns.alignment.covariance import lens_information
 from flowcam_ns.alignment.lens import LENS_SIZE
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 from flowcam_ns.alignment.reduced_system import DENSE_FRAMES, POSE_SIZE, assemble_dense
@@ -36,8 +36,7 @@ def camera_information(
     equations, cost = normal_equations.build(problem, state, fitting_kernel(problem, state))
     matrix = assemble_dense(normal_equations.without_depths(equations), equations.size)
     if lens_std is not None:
-        belief = lens_information(lens_evidence(problem, state, lens_std).price, lens_std, matrix)
-        matrix[-LENS_SIZE:, -LENS_SIZE:] += torch.diag(belief)
+        matrix[-LENS_SIZE:, -LENS_SIZE:] += torch.diag(lens_information(float(cost), lens_std, matrix))
     unit = torch.ones(equations.size, dtype=matrix.dtype, device=matrix.device)
     unit[:-LENS_SIZE].view(-1, POSE_SIZE)[:, :3] = 1 / scale
     return CameraInformation(frames.cpu(), (unit[:, None] * matrix * unit / (2 * cost)).cpu())

@@ -44,11 +44,6 @@ the frames of four datasets lies .04, .3, .65 and .96 % from what those say. No 
 DEPTH_SHARE = 0.02
 """Share of the flow vectors that count as independent for a depth: a point's flow to several frames errs together, in
 the direction that its depth explains."""
-EVIDENCE = (50, 8000)
-"""The least and the most independent measurements of its focal length that a video may turn out to hold: four quarters
-alone do not tell it well."""
-WEAKLY = 0.01
-"""Share of the belief that is left where the price of a belief is found."""
 MAX_BELIEF = 1e6
 """Most that is added for the lens, relative to the mean of the diagonal: a lens that is known is as good as held."""
 ORIENTATION_SHARE = 1e-8
@@ -128,37 +123,9 @@ def _goodness(problem: FlowProblem, state: FlowState, kernel: float) -> _Goodnes
     return _Goodness(cost, max(squares / (2 * weight), 1e-12), min(max(slope / weight, 0.1), 1.0))
 
 
-@dataclass(frozen=True)
-class LensEvidence:
-    """How much a video says about its lens, against what was believed beforehand."""
-
-    price: Float[Tensor, "lens"]
-    """What a unit of precision about each unknown is worth in the robust cost's unit: a belief of standard deviation s
-    weighs price / s^2 against the data."""
-    log_focal_std: float
-    """Relative deviation of the focal length by the video alone."""
-
-
-def lens_evidence(problem: FlowProblem, state: FlowState, lens_std: Float[Tensor, "lens"]) -> LensEvidence:
-    """What a video says about its lens.
-
-    For the focal length that is measured, as in `marginal_uncertainty`: a variance that honestly covers errors which go
-    together, times the curvature of the cost. On a straight drive flow's errors speak louder of it than flow does.
-
-    Args:
-        problem: the measurements.
-        state: a solution.
-        lens_std: what was believed of the lens beforehand.
-    """
-    quarters, fit = _quarters(problem, state)
-    return _evidence(quarters, _whole(quarters, fit), gauge_directions(state), fit, lens_std)
-
-
-def lens_information(
-    price: float | Float[Tensor, "lens"], lens_std: Float[Tensor, "lens"], matrix: Matrix
-) -> Float[Tensor, "lens"]:
-    """What a belief about the lens adds to the cameras' normal equations `matrix`, at a price of its precision."""
-    return (price / lens_std.double() ** 2).clamp(max=MAX_BELIEF * strength(matrix))
+def lens_information(cost: float, lens_std: Float[Tensor, "lens"], matrix: Matrix) -> Float[Tensor, "lens"]:
+    """What a belief about the lens adds to the cameras' normal equations `matrix`, where the robust cost is that."""
+    return (2 * cost / INDEPENDENT / lens_std.double() ** 2).clamp(max=MAX_BELIEF * strength(matrix))
 
 
 def _quarters(problem: FlowProblem, state: FlowState) -> tuple[list[Group], _Goodness]:
@@ -166,26 +133,6 @@ def _quarters(problem: FlowProblem, state: FlowState) -> tuple[list[Group], _Goo
     run = max(1, min(RUN, len(state.c2w) // MIN_RUNS))
     quarters = [Group.of(problem, state, points, kernel, run) for points in quarters_of(problem.points)]
     return quarters, _goodness(problem, state, kernel)
-
-
-def _evidence(
-    quarters: list[Group],
-    whole: Matrix,
-    gauge: Float[Tensor, "unknowns 7"],
-    fit: _Goodness,
-    lens_std: Float[Tensor, "lens"],
-) -> LensEvidence:
-    # A trace of the belief, so that what no flow tells has a deviation too.
-    usual = 2 * fit.cost / INDEPENDENT
-    trace = lens_information(WEAKLY * usual, lens_std, whole)
-    variance = float(_changes(quarters, whole, gauge, fit, trace)[-LENS_SIZE].square().sum())
-    unit = gauge.new_zeros(len(gauge), 1)
-    unit[-LENS_SIZE] = 1
-    promised = max(float(solve(whole, unit, trace, gauge)[-LENS_SIZE]), TINY)
-    price = torch.full_like(lens_std, usual, dtype=torch.float64)
-    least, most = EVIDENCE
-    price[0] = min(max(variance / promised, 2 * fit.cost / most), 2 * fit.cost / least)
-    return LensEvidence(price, variance**0.5)
 
 
 def _whole(quarters: list[Group], fit: _Goodness) -> Matrix:
@@ -222,7 +169,7 @@ def _influence(
     whole = _whole(quarters, fit)
     if lens_std is None:
         return _changes(quarters, whole, gauge, fit, gauge.new_zeros(LENS_SIZE))
-    belief = lens_information(_evidence(quarters, whole, gauge, fit, lens_std).price, lens_std, whole)
+    belief = lens_information(fit.cost, lens_std, whole)
     pull = gauge.new_zeros(len(gauge), LENS_SIZE)
     pull[-LENS_SIZE:] = torch.diag(belief * lens_std.double())
     return torch.cat([_changes(quarters, whole, gauge, fit, belief), solve(whole, pull, belief, gauge)], dim=1)

@@ -9,7 +9,6 @@ import torch
 from flowcam_ns.alignment import measure
 from flowcam_ns.alignment.bootstrap import PIXEL, LensBelief
 from flowcam_ns.alignment.bridge import Bridged, Video
-from flowcam_ns.alignment.covariance import lens_evidence
 from flowcam_ns.alignment.depths import triangulate
 from flowcam_ns.alignment.far_pairs import FlowPrediction, choose_far_pairs, measure_far_pairs
 from flowcam_ns.alignment.feature_rows import feature_rows, weighted
@@ -22,8 +21,6 @@ from flowcam_ns.alignment.watch import Progress, Stopwatch
 
 LONG = 250
 """Frames beyond which dense flow makes room for the solve: so much of it does not stay in memory anyway."""
-ILL_DETERMINED = 0.04
-"""Relative deviation of a focal length from which flow hardly tells it."""
 
 
 def solve_finally(
@@ -85,20 +82,8 @@ def _cameras(problem: FlowProblem, start: FlowState, belief: LensBelief, scales:
     found = refine_all(
         problem, start, belief, scales=scales, iterations=10, stages=(ALL_OF_LENS,), tolerance=3e-4
     ).state
-    evidence = None if belief.known else lens_evidence(problem, found, belief.std)
     scales = (fitting_kernel(problem, found) / PIXEL,)
-    # Where flow hardly tells the focal length, belief does, and the way there is long and shallow.
-    far = evidence is not None and evidence.log_focal_std > ILL_DETERMINED
-    return refine_all(
-        problem,
-        found,
-        belief,
-        scales=scales,
-        iterations=30 if far else 10,
-        stages=(ALL_OF_LENS,),
-        tolerance=1e-5 if far else 3e-4,
-        price=None if evidence is None else evidence.price,
-    ).state
+    return refine_all(problem, found, belief, scales=scales, iterations=30, stages=(ALL_OF_LENS,), tolerance=3e-4).state
 
 
 def _far_pairs(few: FlowProblem, bridged: Bridged, state: FlowState, measured: Measurements) -> list[measure.Pair]:

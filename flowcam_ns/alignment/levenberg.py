@@ -18,6 +18,9 @@ from flowcam_ns.alignment.watch import count_effort
 from flowcam_ns.geometry import se3
 
 MIN_DAMPING, MAX_DAMPING = 1e-7, 1e6
+FOCAL_STILL = 1e-3
+"""Relative change of the focal length from which a step is none on the spot, however little it gains: on a straight
+drive the way to the optimum is long and shallow."""
 MAX_POSE_STEP = 0.5
 """Largest change of a rotation (radians) in one step; a longer step is a sign of a bad linearisation."""
 
@@ -72,7 +75,7 @@ def minimize(
         prior: prior on the lens.
         iterations: most steps tried.
         damping: Marquardt's damping at the start.
-        tolerance: stop when an accepted step lowers the cost by less than this share.
+        tolerance: stop when an accepted step lowers the cost by less than this share, and holds the focal length.
     """
     # Rows that fill as many slots side by side: see `over_chunks`.
     order = torch.argsort(problem.slots_used(), stable=True)
@@ -99,7 +102,8 @@ def minimize(
                 damping = max(damping / 5, MIN_DAMPING)
                 assert candidate is not None
                 state = candidate
-                small_steps = small_steps + 1 if cost - new_cost < tolerance * cost else 0
+                still = cost - new_cost < tolerance * cost and abs(float(step[-len(state.lens)])) < FOCAL_STILL
+                small_steps = small_steps + 1 if still else 0
                 cost = new_cost
             else:
                 damping, factor = damping * factor, factor * 2

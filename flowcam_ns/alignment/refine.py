@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from flowcam_ns.alignment.bootstrap import FOCAL, PIXEL, LensBelief
 from flowcam_ns.alignment.depths import triangulate
@@ -36,7 +34,6 @@ def refine_all(
     iterations: int,
     stages: tuple[tuple[bool, ...], ...] = LENS_STAGES,
     tolerance: float = 1e-4,
-    price: Float[Tensor, "lens"] | None = None,
 ) -> Solution:
     """Robust solve over every pose, depth and the lens; frame 0 of the problem is held.
 
@@ -48,7 +45,6 @@ def refine_all(
         iterations: most steps for each of them.
         stages: which lens unknowns are free at each scale (the last stage serves all further scales).
         tolerance: share of the cost below which a step counts as standing still.
-        price: what a unit of precision about the lens is worth in the cost, where that has been measured.
     """
     frames, rows = len(state.c2w), len(problem.sources)
     device = problem.sources.device
@@ -62,7 +58,7 @@ def refine_all(
             solution.state,
             free,
             scale=scale * PIXEL,
-            prior=belief.prior(robust_cost_at(problem, solution.state, scale * PIXEL), solution.state.lens, price),
+            prior=belief.prior(robust_cost_at(problem, solution.state, scale * PIXEL), solution.state.lens),
             iterations=iterations,
             damping=min(max(solution.damping, LEAST_DAMPING), MOST_DAMPING),
             tolerance=tolerance,

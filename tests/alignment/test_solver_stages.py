@@ -137,6 +137,19 @@ def test_the_order_of_the_rows_changes_nothing(exact_problem: MakeProblem) -> No
     assert torch.allclose(found.inverse_depth[order], other.inverse_depth, atol=1e-8)
 
 
+def test_a_focal_length_that_still_moves_is_followed_though_the_cost_hardly_falls(exact_problem: MakeProblem) -> None:
+    ahead = torch.zeros(12, 6, dtype=torch.float64)
+    ahead[:, 2] = 0.02 * torch.arange(12)
+    problem, truth = exact_problem(frames=12, c2w=se3.exp(ahead), noise=3e-4)
+    start = replace(disturbed(truth), lens=lens_of(0.75))
+    settled, loose = (
+        minimize(problem, start, focal_free(12), scale=4 * PIXEL, prior=Prior.none(), iterations=60, tolerance=share)
+        for share in (1e-9, 1e-2)
+    )
+    assert loose.iterations < 60
+    assert float(loose.state.lens[0]) == pytest.approx(float(settled.state.lens[0]), abs=0.01)
+
+
 # Depths by their own
 
 
