@@ -8,6 +8,8 @@ from torch import Tensor
 
 ROTATION_COST = 0.3
 SHARPEST = 0.15
+BACKUP = 0.05
+"""Share of the weights that is dealt out among backups as well."""
 
 
 def choose_contexts(
@@ -17,8 +19,10 @@ def choose_contexts(
     candidates: Bool[Tensor, "frames"],
     inverse_depth: float,
     count: int,
+    backups: int = 0,
 ) -> tuple[Int[Tensor, "contexts"], Float[Tensor, "contexts"]]:
-    """The `count` cheapest frames and their weights (sum 1).
+    """The `count` cheapest frames and their weights (sum 1); the last `backups` of them weigh next to nothing, so that
+    they show only what the others do not see.
 
     A frame costs the parallax between it and the view at the typical depth 1 / `inverse_depth`, plus a share of the
     angle between the two optical axes. A weight reaches zero where its frame is about to be replaced by the next one,
@@ -27,14 +31,22 @@ def choose_contexts(
     parallax = (c2w[:, :3, 3] - origin).norm(dim=-1) * inverse_depth
     angle = torch.acos((c2w[:, :3, 2] @ forward).clamp(-1 + 1e-6, 1 - 1e-6))
     cost = (parallax + ROTATION_COST * angle).masked_fill(~candidates, torch.inf)
-    available = int(candidates.sum())
-    count = min(count, available)
     costs, order = torch.sort(cost)
-    limit = costs[count] if available > count else costs[count - 1] * 1.5
-    chosen = costs[:count]
+    costs = costs[: int(candidates.sum())]
+    count = min(count, len(costs))
+    weight = _weights(costs, count)
+    if 0 < backups < count:
+        weight = BACKUP * weight
+        weight[: count - backups] += (1 - BACKUP) * _weights(costs, count - backups)
+    return order[:count], weight
+
+
+def _weights(costs: Float[Tensor, "frames"], count: int) -> Float[Tensor, "contexts"]:
+    """Weights of the first `count` of some frames, whose costs rise."""
+    limit = costs[count] if len(costs) > count else costs[count - 1] * 1.5
     floor = SHARPEST * limit + 1e-9
-    weight = (1 / (chosen + floor) - 1 / (limit + floor)).clamp(min=0) + 1e-9 / floor
-    return order[:count], weight / weight.sum()
+    weight = (1 / (costs[:count] + floor) - 1 / (limit + floor)).clamp(min=0) + 1e-9 / floor
+    return weight / weight.sum()
 
 
 def frame_colours(frames: Int[Tensor, "contexts"], count: int) -> Float[Tensor, "contexts 3"]:

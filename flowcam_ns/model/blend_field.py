@@ -43,9 +43,11 @@ class BlendFieldConfig:
 
     contexts: int = 3
     """Frames whose colours a view is blended from."""
+    backups: int = 1
+    """How many of those show only what the others do not see: each more that is averaged takes detail away."""
     context_scale: float = 2.0
     """Long side of the frames that colours are read from, relative to that of views; their own size at most."""
-    guide_contexts: int = 6
+    guide_contexts: int = 3
     """Frames whose depth maps place the samples."""
     guide_detail: float = 0.8
     """Resolution of the guide relative to the depth maps."""
@@ -121,11 +123,22 @@ class BlendField(nn.Module):
         return next(self.parameters()).device
 
     def contexts_of(
-        self, origin: Float[Tensor, "3"], forward: Float[Tensor, "3"], count: int, exclude: int | None = None
+        self,
+        origin: Float[Tensor, "3"],
+        forward: Float[Tensor, "3"],
+        count: int,
+        exclude: int | None = None,
+        backups: int = 0,
     ) -> tuple[Int[Tensor, "contexts"], Float[Tensor, "contexts"]]:
-        """Frames a camera at `origin` looking along `forward` is blended from, and their prior weights."""
+        """The `count` frames that suit a camera at `origin` looking along `forward` best, and their prior weights."""
         candidates = self._candidates(exclude)
-        return choose_contexts(origin, forward, self._c2w, candidates, self._typical, count)
+        return choose_contexts(origin, forward, self._c2w, candidates, self._typical, count, backups)
+
+    def colours_from(
+        self, origin: Float[Tensor, "3"], axis: Float[Tensor, "3"], exclude: int | None = None
+    ) -> tuple[Int[Tensor, "contexts"], Float[Tensor, "contexts"]]:
+        """The frames that such a view's colours come from, and their prior weights."""
+        return self.contexts_of(origin, axis, self.config.contexts, exclude, self.config.backups)
 
     def _candidates(self, exclude: int | None) -> Bool[Tensor, "frames"]:
         candidates = self._usable.clone()
@@ -203,7 +216,7 @@ class BlendField(nn.Module):
         if guide is None:
             with torch.no_grad():
                 guide = self.guide_for(origin, rays, axis, exclude)
-        chosen, prior = self.contexts_of(origin, axis, self.config.contexts, exclude)
+        chosen, prior = self.colours_from(origin, axis, exclude)
         spacing = self.spacing_of(directions, axis) if spacing is None else spacing
         blend = self._blend_all(origin, rays, guide, chosen, prior, spacing)
         rgb = (blend.weights[..., None] * blend.candidates).sum(0)
@@ -228,7 +241,7 @@ class BlendField(nn.Module):
         exclude: int,
     ) -> tuple[Int[Tensor, "contexts"], RayBlend]:
         """What rays of a frame's camera show, before the image network; and which contexts show it."""
-        chosen, prior = self.contexts_of(origin, axis, self.config.contexts, exclude)
+        chosen, prior = self.colours_from(origin, axis, exclude)
         return chosen, self._blend_all(origin, rays, guide, chosen, prior, 1.0)
 
     def _blend_all(

@@ -52,7 +52,7 @@ class BlendViews(ViewRenderer):
 
     def contexts_of(self, view: View) -> tuple[Int[Tensor, "contexts"], Float[Tensor, "contexts"]]:
         """The frames that lend colours."""
-        return self.field.contexts_of(view.pose[:3, 3], view.pose[:3, 2], self.field.config.contexts, view.frame)
+        return self.field.colours_from(view.pose[:3, 3], view.pose[:3, 2], view.frame)
 
     def losses(self, rgb: Float[Tensor, "h w 3"], truth: Float[Tensor, "h w 3"]) -> dict[str, Tensor]:
         """Colour and sharpness."""
