@@ -12,9 +12,10 @@ from torch import Tensor
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.camera import Camera
-from flowcam_ns.model.blend_context import choose_contexts, frame_colours
+from flowcam_ns.model.blend_context import BACKUP, choose_contexts, frame_colours
 from flowcam_ns.model.blend_field import BlendField, BlendFieldConfig
 from flowcam_ns.model.blend_guide import pixel_pitch
+from flowcam_ns.model.blend_sampling import ContextSamples
 from flowcam_ns.model.blend_training import camera_rays, training_step
 from flowcam_ns.model.blend_weights import GatedMLP
 from flowcam_ns.model.scene import ContextScene
@@ -134,15 +135,17 @@ def test_points_at_infinity_stay_with_their_direction(scene: ContextScene) -> No
     assert torch.isfinite(out["depth"]).all()
 
 
-def test_context_weights_change_without_jumps_along_a_path(scene: ContextScene) -> None:
+@pytest.mark.parametrize("backups", [0, 1])
+def test_context_weights_change_without_jumps_along_a_path(scene: ContextScene, backups: int) -> None:
     usable, forward = scene.usable, torch.tensor([0.0, 0.0, 1.0])
     last, sets = None, set()
     for x in torch.linspace(-0.6, 0.6, 400):
         origin = torch.tensor([float(x), 0.0, 0.0])
-        chosen, weight = choose_contexts(origin, forward, scene.c2w, usable, 0.3, count=3)
+        chosen, weight = choose_contexts(origin, forward, scene.c2w, usable, 0.3, count=3, backups=backups)
         dense = torch.zeros(FRAMES).index_copy(0, chosen, weight)
         assert dense.sum() == pytest.approx(1, abs=1e-5)
         assert dense[HELD_OUT] == 0
+        assert weight[3 - backups :].sum() <= BACKUP
         sets.add(tuple(sorted(chosen.tolist())))
         if last is not None:
             assert (dense - last).abs().max() < 0.05
@@ -237,3 +240,17 @@ def test_what_a_mask_hides_is_not_painted_into_other_views(scene: ContextScene) 
     # Behind the passer-by one frame fewer shows the scene, so it is a little worse than without one.
     assert psnr(masked, truth) > max(30.0, psnr(spoilt, truth) + 6)
     assert psnr(masked, truth) > psnr(clean, truth) - 5
+
+
+@pytest.mark.parametrize(("others_see", "least", "most"), [(0.0, 0.9, 1.0), (1.0, 0.0, 0.05)])
+def test_a_backup_shows_what_the_others_do_not_see_and_hardly_anything_else(
+    scene: ContextScene, others_see: float, least: float, most: float
+) -> None:
+    field = field_of(scene)
+    origin = scene.c2w[HELD_OUT, :3, 3] + torch.tensor([0.03, 0.0, 0.0])  # no two frames are equally far
+    _, prior = field.colours_from(origin, scene.c2w[HELD_OUT, :3, 2])
+    nothing = torch.zeros(3, 1, 5)
+    inside = torch.tensor([others_see, others_see, 1.0]).view(3, 1, 1).expand(3, 1, 5)
+    seen = ContextSamples(torch.full((3, 1, 5, 3), 0.5), nothing, nothing, torch.ones(3, 1, 5), inside)
+    weights = field.weights(seen, prior, torch.full((1, 5), 0.3)).weights[:, 0]
+    assert least <= float(weights[2]) <= most
