@@ -13,6 +13,7 @@ import torch
 import tyro
 from jaxtyping import Float
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.trainer import Trainer
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -31,6 +32,7 @@ from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.metrics import score_trajectory
 from flowcam_ns.model.camera_optimizer import EstimatedCameras
 from flowcam_ns.model.checkpoint import read_checkpoint
+from flowcam_ns.model.fading import fading_share
 from flowcam_ns.model.flowcam_model import FlowCamModel, FlowCamModelConfig
 from flowcam_ns.model.view import View
 from flowcam_ns.startup import export_hint, process_age
@@ -268,7 +270,7 @@ class FlowCamPipeline(VanillaPipeline):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """nerfstudio's callbacks, and ours after each step: status line and time budget."""
+        """nerfstudio's callbacks, and ours after each step: status line, time budget, learning rate."""
         trainer = training_callback_attributes.trainer
         self._run_folder = None if trainer is None else trainer.base_dir
         if self._run_folder is not None and self._alignment is not None:
@@ -286,8 +288,11 @@ class FlowCamPipeline(VanillaPipeline):
             limit, spent = self.config.train_seconds, elapsed
             if self.config.total_seconds > 0:
                 limit, spent = self.config.total_seconds, process_age()
-            if trainer is not None and 0 < limit <= spent:
-                trainer.stop_training = True
+            if trainer is not None:
+                done = max((step + 1) / trainer.config.max_num_iterations, spent / limit if limit > 0 else 0)
+                _fade(trainer, fading_share(done))
+                if 0 < limit <= spent:
+                    trainer.stop_training = True
 
         def after_train(step: int) -> None:
             self.viewer_panel.status(f"**Done** after {step + 1} steps")
@@ -321,3 +326,11 @@ class FlowCamPipeline(VanillaPipeline):
             cameras.c2w, torch.from_numpy(truth.c2w), cameras.posed, cameras.camera, truth.camera
         ).as_dict()
         return {f"pose_{name}": float(value) for name, value in scores.items() if value is not None}
+
+
+def _fade(trainer: Trainer, share: float) -> None:
+    """Let the field learn at that share of its configured rate from now on."""
+    optimizer = trainer.optimizers.optimizers.get("fields")  # views of the network's own field train none
+    if optimizer is not None:
+        for group in optimizer.param_groups:
+            group["lr"] = trainer.config.optimizers["fields"]["optimizer"].lr * share

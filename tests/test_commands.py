@@ -27,6 +27,7 @@ from torch import Tensor
 from flowcam_ns.geometry.metrics import score_trajectory
 from flowcam_ns.geometry.se3 import opencv_to_opengl
 from flowcam_ns.geometry.trajectory import align_sim3
+from flowcam_ns.model.fading import LEAST
 from flowcam_ns.synthetic.clip import SyntheticClip, make_clip
 from flowcam_ns.synthetic.video_file import write_video
 
@@ -201,6 +202,11 @@ def test_checkpoint_loads_without_trusting_it(run: TrainedRun) -> None:
     state = torch.load(next((run.folder / "nerfstudio_models").glob("*.ckpt")), weights_only=True)
     poses = state["pipeline"]["_model.camera_optimizer.c2w"]
     assert torch.allclose(poses, run.c2w(), atol=1e-9)
+
+
+def test_the_field_ends_at_a_low_learning_rate(run: TrainedRun) -> None:
+    state = torch.load(next((run.folder / "nerfstudio_models").glob("*.ckpt")), weights_only=True)
+    assert state["optimizers"]["fields"]["param_groups"][0]["lr"] == pytest.approx(1e-3 * LEAST)
 
 
 def test_estimated_cameras_reach_every_copy(run: TrainedRun) -> None:
