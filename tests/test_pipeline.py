@@ -59,7 +59,10 @@ def new_pipeline(video: Path, refined_at: tuple[int, ...] = (), views: str = "bl
 
 def callbacks(pipeline: FlowCamPipeline, folder: Path | None) -> tuple[SimpleNamespace, Callable[[int], None]]:
     """A trainer with a run folder, and what it calls after each step."""
-    trainer = SimpleNamespace(base_dir=folder, stop_training=False)
+    config = SimpleNamespace(max_num_iterations=1_000_000, optimizers={})
+    trainer = SimpleNamespace(
+        base_dir=folder, stop_training=False, config=config, optimizers=SimpleNamespace(optimizers={})
+    )
     attributes = SimpleNamespace(trainer=trainer, optimizers=None, grad_scaler=None, pipeline=pipeline)
     after_step = pipeline.get_training_callbacks(attributes)[-2]  # type: ignore[arg-type]
     return trainer, lambda step: after_step.func(step)

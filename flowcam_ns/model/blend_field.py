@@ -240,8 +240,10 @@ class BlendField(nn.Module):
         guide: SurfaceGuide,
         exclude: int,
     ) -> tuple[Int[Tensor, "contexts"], RayBlend]:
-        """What rays of a frame's camera show, before the image network; and which contexts show it."""
-        chosen, prior = self.colours_from(origin, axis, exclude)
+        """What rays of a frame's camera show, before the image network; and which contexts show it, none a backup: all
+        of them shall tell where the camera stands.
+        """
+        chosen, prior = self.contexts_of(origin, axis, self.config.contexts, exclude)
         return chosen, self._blend_all(origin, rays, guide, chosen, prior, 1.0)
 
     def _blend_all(
