@@ -48,6 +48,15 @@ far below 0: that of action cameras to .34 and .43, that of others to .97 at mos
 what wide steps tell (with .04 it lowered the cost of a false window to .72)."""
 
 
+def worth_of_belief(cost: float) -> float:
+    """What a unit of precision about the lens is worth in a robust cost that stands at `cost`.
+
+    Flow vectors err together (rolling shutter, smoothed flow, moving shadows), and more of them do not average that
+    away: the whole video is credited with as much evidence as `INDEPENDENT` measurements.
+    """
+    return 2 * cost / INDEPENDENT
+
+
 @dataclass(frozen=True)
 class LensBelief:
     """What is known about the lens beforehand, and which parts of it may be solved for."""
@@ -65,16 +74,13 @@ class LensBelief:
     def prior(self, cost: float, lens: Float[Tensor, "lens"]) -> Prior:
         """The prior in the units of a robust cost that stands at `cost`, for a solve that starts from `lens`.
 
-        Flow vectors err together (rolling shutter, smoothed flow, moving shadows), and more of them do not average that
-        away: the whole video is credited with as much evidence as `INDEPENDENT` measurements.
-
         Most lenses look through the middle of their pictures, and pictures that were cut out of larger ones do not at
         all: the belief in the principal point has heavy tails. It is a Gaussian that grows with the distance already
         found where that is more than twice its width (iteratively reweighted from solve to solve).
         """
         std = self.std.clone()
         std[PRINCIPAL_POINT] = torch.maximum(std, (lens - self.mean).abs() / 2)[PRINCIPAL_POINT]
-        return Prior(self.mean, 2 * cost / INDEPENDENT / (self.std if self.known else std) ** 2)
+        return Prior(self.mean, worth_of_belief(cost) / (self.std if self.known else std) ** 2)
 
 
 def solve_first_window(problem: FlowProblem, belief: LensBelief) -> Solution:

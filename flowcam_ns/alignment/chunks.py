@@ -20,7 +20,7 @@ from flowcam_ns.alignment.linearize import COLUMNS
 from flowcam_ns.alignment.problem import FlowProblem, FlowState
 
 CHUNK_ELEMENTS = 1_500_000
-"""Derivatives in one piece: 6 MB in float32."""
+"""Numbers that the derivatives of one piece would take, written out: 6 MB in float32."""
 GPU_CHUNK_ELEMENTS = 200_000_000
 """On a GPU pieces only bound the memory."""
 MAX_WORKERS = 4

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
-from flowcam_ns.alignment.bootstrap import INDEPENDENT
+from flowcam_ns.alignment.bootstrap import worth_of_belief
 from flowcam_ns.alignment.chunks import over_chunks
 from flowcam_ns.alignment.groups import Group, Matrix, quarters_of, solve, strength
 from flowcam_ns.alignment.lens import LENS_SIZE
@@ -125,7 +125,7 @@ def _goodness(problem: FlowProblem, state: FlowState, kernel: float) -> _Goodnes
 
 def lens_information(cost: float, lens_std: Float[Tensor, "lens"], matrix: Matrix) -> Float[Tensor, "lens"]:
     """What a belief about the lens adds to the cameras' normal equations `matrix`, where the robust cost is that."""
-    return (2 * cost / INDEPENDENT / lens_std.double() ** 2).clamp(max=MAX_BELIEF * strength(matrix))
+    return (worth_of_belief(cost) / lens_std.double() ** 2).clamp(max=MAX_BELIEF * strength(matrix))
 
 
 def _quarters(problem: FlowProblem, state: FlowState) -> tuple[list[Group], _Goodness]:
