@@ -93,9 +93,7 @@ class FlowCache:
             temporary.replace(path)
             temporary = None
         except OSError as error:
-            self.writable = False
-            message = f"The flow cache {self.directory} can't be written ({error.strerror}); going on without it."
-            warnings.warn(message, stacklevel=2)
+            self._give_up(error)
             return
         finally:
             if temporary is not None:
@@ -104,6 +102,14 @@ class FlowCache:
             self._used = sum(size for _, size, _ in self._entries()) if self._used is None else self._used + size
             if self._used > self.max_bytes:
                 self._evict()
+
+    def _give_up(self, error: OSError) -> None:
+        """Write no more, and say so once: several threads may have failed by now."""
+        with self._lock:
+            said, self.writable = not self.writable, False
+        if not said:
+            message = f"The flow cache {self.directory} can't be written ({error.strerror}); going on without it."
+            warnings.warn(message, stacklevel=3)
 
     def _path(self, key: str) -> Path:
         path = self.directory / f"flow-{key}.npz"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import tempfile
+import threading
 import time
+import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -160,6 +165,24 @@ def test_a_cache_that_cannot_be_written_warns_once_and_the_flow_is_there(tmp_pat
         _, confidence = store.sample([(0, 1), (1, 2)], store.good_points(30))
     assert sum("can't be written" in str(warning.message) for warning in warned) == 1
     assert confidence.mean() > 0.5
+
+
+def test_threads_that_fail_to_write_at_the_same_moment_warn_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    both_write = threading.Barrier(2)
+
+    def full(**_: object) -> tuple[int, str]:
+        both_write.wait(20)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    cache = FlowCache(tmp_path)
+    with warnings.catch_warnings(record=True) as warned, ThreadPoolExecutor(2) as pool:
+        warnings.simplefilter("always")
+        list(pool.map(lambda k: cache.put(cache_key(str(k)), entry(k)), range(2)))
+    assert sum("can't be written" in str(warning.message) for warning in warned) == 1
+    assert not cache.writable
 
 
 def test_the_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
