@@ -18,7 +18,7 @@ from flowcam_ns.data.network_video import flow_error, paper_alignment
 from flowcam_ns.errors import FlowCamError
 from flowcam_ns.model.camera_optimizer import CameraUncertainty, EstimatedCameras
 from flowcam_ns.model.checkpoint import read_checkpoint
-from flowcam_ns.model.depth_edges import follow_edges
+from flowcam_ns.model.depth_refinement import refined_by_pictures
 from flowcam_ns.model.network_stage import NetworkStage
 from flowcam_ns.model.scene import ContextScene
 from flowcam_ns.video.frames import Frames
@@ -102,16 +102,14 @@ def reconstruct(
     if fine is not store:
         store.release()
     inverse_depth, confidence = _depths(frames, alignment, fine, usable)
-    inverse_depth, confidence = _with_edges(
-        frames, alignment, inverse_depth, confidence, usable, options.device, progress
-    )
+    inverse_depth, confidence = _refined(frames, alignment, inverse_depth, confidence, usable, options.device, progress)
     progress("Dense depth", 1.0, alignment.c2w)
     if network is not None:
         alignment = replace(alignment, reprojection_error=flow_error(alignment, inverse_depth, fine))
     return Reconstruction(alignment, inverse_depth, confidence)
 
 
-def _with_edges(
+def _refined(
     frames: Frames,
     alignment: Alignment,
     inverse_depth: Float[Tensor, "frames h w"],
@@ -129,7 +127,7 @@ def _with_edges(
         usable=usable,
         masks=None if frames.masks is None else torch.from_numpy(frames.masks),
     )
-    return follow_edges(scene, device, lambda done: progress("Dense depth", 0.5 + 0.5 * done, None))
+    return refined_by_pictures(scene, device, lambda done: progress("Dense depth", 0.3 + 0.7 * done, None))
 
 
 def _depths(

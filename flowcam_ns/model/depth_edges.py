@@ -16,6 +16,17 @@ from torch import Tensor
 
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.camera import Camera
+from flowcam_ns.model.picture_match import (
+    FREE,
+    MISMATCH,
+    NEAREST_Z,
+    UNSEEN,
+    comparable_frames,
+    depths_at,
+    known_inverse_depths,
+    padded,
+    picture_features,
+)
 from flowcam_ns.model.scene import ContextScene
 
 LONG_SIDE = 320
@@ -28,23 +39,10 @@ TAKEOVER_MARGIN, NUDGE_MARGIN = 0.06, 0.02
 """By how much (of a full mismatch) the pictures must fit better for a change."""
 BETTER = 0.85
 """Share to which another depth must bring a mismatch down: where nothing fits (moving things), nothing changes."""
-MISMATCH = 0.12
-"""Difference of brightness structure that counts as a full mismatch."""
-UNSEEN = 0.8
-"""Mismatch of a frame that does not show the point."""
-PARALLAXES_PX = (4.0, 10.0)
-"""Parallax, at the typical depth, from which a frame is worth comparing with; one frame each on either side."""
-FARTHEST = 8
-"""Frames are looked for so far away in the clip."""
-SURROUNDINGS = 6
-"""Radius in px of the mean that is taken off the brightness, so that exposure does not count."""
 SUPPORT = 2
 """Distance in px over which mismatches of like-coloured pixels are averaged."""
 LIKENESS = 0.06
 """Difference of brightness at which a pixel of the support no longer counts much."""
-NEAREST_Z = 1e-2
-FREE = 0.99
-"""Share of a pixel that no mask may touch if its depth shall follow its colours."""
 
 
 @torch.no_grad()
@@ -57,12 +55,12 @@ def follow_edges(
 
     Frames that are not usable keep their values (resized) and lend nothing. `progress` hears the share that is done.
     """
-    inverse, confidence, camera = _resized(scene)
+    inverse, confidence, camera = depths_at(scene, LONG_SIDE)
     usable = scene.usable.nonzero()[:, 0].tolist()
-    known = inverse[scene.usable][confidence[scene.usable] > 0.3]
+    known = known_inverse_depths(inverse, confidence, scene.usable)
     if len(usable) < 2 or len(known) == 0:
         return inverse, confidence
-    typical = float(known[:: max(1, len(known) // 100_000)].median())
+    typical = float(known.median())
     size = camera.height, camera.width
     features = {i: picture_features(scene.images[i].to(device), size) for i in usable}
     y, x = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
@@ -82,37 +80,6 @@ def follow_edges(
     return refined, confidence
 
 
-def comparable_frames(scene: ContextScene, frame: int, px: float) -> list[int]:
-    """Usable frames on either side of `frame` whose parallax is large enough; `px` is the parallax of a unit baseline.
-
-    Where no frame of a side lies far enough away, its farthest one counts.
-    """
-    found: list[int] = []
-    for step in (-1, 1):
-        near = [frame + step * n for n in range(1, FARTHEST + 1)]
-        near = [j for j in near if 0 <= j < len(scene) and bool(scene.usable[j])]
-        baselines = [float((scene.c2w[j, :3, 3] - scene.c2w[frame, :3, 3]).norm()) for j in near]
-        side: list[int] = []
-        for wanted in PARALLAXES_PX:
-            far = [j for j, b in zip(near, baselines, strict=True) if b * px >= wanted and j not in side]
-            side += far[:1]
-        found += side or near[-1:]
-    return found
-
-
-def picture_features(
-    image: Float[Tensor, "height width 3"], size: tuple[int, int]
-) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "h w"]]:
-    """Brightness less its surroundings' mean with its two gradients, and the brightness itself, at `size` (h, w)."""
-    grey = F.interpolate(image.float().mean(-1)[None, None] / 255, size=size, mode="area")
-    radius = SURROUNDINGS
-    mean = F.avg_pool2d(_padded(grey, radius), 2 * radius + 1, 1)
-    around = _padded(grey, 1)
-    across = 0.75 * (around[..., 1:-1, 2:] - around[..., 1:-1, :-2])
-    down = 0.75 * (around[..., 2:, 1:-1] - around[..., :-2, 1:-1])
-    return torch.cat([grey - mean, across, down], dim=1)[0], grey[0, 0]
-
-
 def _refine(
     inverse: Float[Tensor, "h w"],
     views: list[tuple[Float[Tensor, "4 4"], Float[Tensor, "3 h w"]]],
@@ -130,7 +97,7 @@ def _refine(
         mismatch[3:] /= BETTER
         best = (mismatch + margins[:, None, None]).argmin(0)
         inverse = choices.gather(0, best[None])[0]
-    return F.unfold(_padded(inverse[None, None], 1), 3).median(dim=1).values.reshape(inverse.shape)
+    return F.unfold(padded(inverse[None, None], 1), 3).median(dim=1).values.reshape(inverse.shape)
 
 
 def _choices(
@@ -177,19 +144,5 @@ def _support_weights(grey: Float[Tensor, "h w"]) -> Float[Tensor, "taps h w"]:
 
 def _taps(maps: Float[Tensor, "maps h w"]) -> Float[Tensor, "maps taps h w"]:
     """Each pixel's own value and those of eight pixels at a distance of `SUPPORT`."""
-    around = F.unfold(_padded(maps[:, None], SUPPORT), 3, dilation=SUPPORT)
+    around = F.unfold(padded(maps[:, None], SUPPORT), 3, dilation=SUPPORT)
     return around.reshape(len(maps), -1, *maps.shape[1:])
-
-
-def _padded(image: Float[Tensor, "batch channels h w"], radius: int) -> Float[Tensor, "batch channels H W"]:
-    return F.pad(image, (radius,) * 4, mode="replicate")
-
-
-def _resized(scene: ContextScene) -> tuple[Tensor, Tensor, Camera]:
-    """Depths and confidences at the size at which they are refined, and the lens there."""
-    height, width = scene.images.shape[1:3]
-    scale = max(LONG_SIDE, *scene.inverse_depth.shape[1:]) / max(height, width)
-    w, h = (round(width * min(1.0, scale)), round(height * min(1.0, scale)))
-    maps = torch.stack([scene.inverse_depth.float(), scene.confidence.float()], dim=1)
-    maps = F.interpolate(maps, size=(h, w), mode="bilinear")
-    return maps[:, 0].clone(), maps[:, 1].clone(), scene.camera.scaled_to(w, h)

@@ -12,7 +12,7 @@ from _benchmark.tables import Section
 from flowcam_ns.alignment.dense_depth import dense_inverse_depth
 from flowcam_ns.data.held_out import held_out_frames
 from flowcam_ns.flow.store import FlowStore
-from flowcam_ns.model.depth_edges import follow_edges
+from flowcam_ns.model.depth_refinement import refined_by_pictures
 from flowcam_ns.model.scene import ContextScene
 from flowcam_ns.synthetic.clip import make_clip
 
@@ -28,7 +28,7 @@ def depth_section(motions: Sequence[str]) -> Section:
         usable[held_out_frames(len(clip))] = False
         c2w, images = torch.from_numpy(clip.c2w), torch.from_numpy(clip.rgb)
         from_flow = dense_inverse_depth(c2w, clip.camera, FlowStore(clip.rgb), usable, images)
-        inverse, _ = follow_edges(ContextScene(images, c2w, clip.camera, *from_flow, usable))
+        inverse, _ = refined_by_pictures(ContextScene(images, c2w, clip.camera, *from_flow, usable))
         truth = interpolate(torch.from_numpy(clip.depth)[:, None], size=inverse.shape[1:], mode="nearest")[:, 0]
         error = (inverse * truth - 1).abs()[usable].numpy() * 100
         section.rows.append(

@@ -12,7 +12,8 @@ from torch import Tensor
 from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.model.blend_training import camera_rays
-from flowcam_ns.model.depth_edges import comparable_frames, follow_edges
+from flowcam_ns.model.depth_edges import follow_edges
+from flowcam_ns.model.picture_match import comparable_frames
 from flowcam_ns.model.scene import ContextScene
 
 FRAMES, H, W = 7, 96, 128
