@@ -5,6 +5,7 @@ Untrained it is a depth-warped, visibility-checked blend of the nearest frames; 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,11 +18,13 @@ from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.geometry.precision import full_precision
 from flowcam_ns.model.blend_context import choose_contexts, frame_colours
-from flowcam_ns.model.blend_guide import SurfaceGuide, build_guide
+from flowcam_ns.model.blend_guide import NARROWEST_COS, SurfaceGuide, build_guide
 from flowcam_ns.model.blend_pictures import ContextPictures, pixel_spacing
 from flowcam_ns.model.blend_refine import BlendRefiner
 from flowcam_ns.model.blend_sampling import forbidden_pixels, place_samples, sample_contexts
 from flowcam_ns.model.blend_weights import BlendWeights, RayBlend
+from flowcam_ns.model.exposure import ViewExposure
+from flowcam_ns.model.exposure_fit import fit_exposures
 from flowcam_ns.model.hidden_parts import without_hidden
 from flowcam_ns.model.scene import ContextScene
 
@@ -63,6 +66,8 @@ class BlendFieldConfig:
     """Channels of the image network that mends the blended picture; 0 leaves it out."""
     misfit_relative: float = 0.03
     """Relative depth error at which a sample counts as off the surface."""
+    even_exposure: bool = True
+    """Bring frames of different brightness, and a lens's dark corners, to a common exposure before they are blended."""
 
 
 class BlendField(nn.Module):
@@ -99,6 +104,7 @@ class BlendField(nn.Module):
         known = (self._depths[:, 1] > 0.2) & self._usable[:, None, None]
         inverse = self._depths[:, 0][known] if bool(known.any()) else torch.ones(1, device=device)
         self._typical = max(float(inverse[:: max(1, len(inverse) // 100_000)].median()), LEAST_INVERSE_DEPTH)
+        self._exposures = fit_exposures(scene).to(device) if self.config.even_exposure else None
         self._set_depth_rays(scene)
 
     def _set_depth_rays(self, scene: ContextScene) -> None:
@@ -218,7 +224,7 @@ class BlendField(nn.Module):
                 guide = self.guide_for(origin, rays, axis, exclude)
         chosen, prior = self.colours_from(origin, axis, exclude)
         spacing = self.spacing_of(directions, axis) if spacing is None else spacing
-        blend = self._blend_all(origin, rays, guide, chosen, prior, spacing)
+        blend = self._blend_all(origin, rays, axis, guide, chosen, prior, spacing, exclude)
         rgb = (blend.weights[..., None] * blend.candidates).sum(0)
         if self.refiner is not None and len(shape) == 2 and min(shape) > 1:
             rgb = self.refiner(rgb.reshape(*shape, 3), blend, prior)
@@ -244,21 +250,51 @@ class BlendField(nn.Module):
         of them shall tell where the camera stands.
         """
         chosen, prior = self.contexts_of(origin, axis, self.config.contexts, exclude)
-        return chosen, self._blend_all(origin, rays, guide, chosen, prior, 1.0)
+        return chosen, self._blend_all(origin, rays, axis, guide, chosen, prior, 1.0, exclude)
 
     def _blend_all(
         self,
         origin: Float[Tensor, "3"],
         rays: Float[Tensor, "rays 3"],
+        axis: Float[Tensor, "3"],
         guide: SurfaceGuide,
         chosen: Int[Tensor, "contexts"],
         prior: Float[Tensor, "contexts"],
         spacing: float,
+        exclude: int | None,
     ) -> RayBlend:
         few = len(rays) if torch.is_grad_enabled() else RAYS_AT_ONCE.get(rays.device.type, MOST_RAYS_AT_ONCE)
         pieces = rays.split(few)
         pictures = ContextPictures(self._images, chosen, spacing, in_pieces=len(pieces) > 1)
-        return RayBlend.joined([self._blend(origin, piece, guide, chosen, prior, pictures) for piece in pieces])
+        exposures = self._view_exposures(pieces, axis, chosen, prior, exclude)
+        return RayBlend.joined(
+            [
+                self._blend(origin, piece, guide, chosen, prior, pictures, exposure)
+                for piece, exposure in zip(pieces, exposures, strict=True)
+            ]
+        )
+
+    def _view_exposures(
+        self,
+        pieces: Sequence[Float[Tensor, "rays 3"]],
+        axis: Float[Tensor, "3"],
+        chosen: Int[Tensor, "contexts"],
+        prior: Float[Tensor, "contexts"],
+        exclude: int | None,
+    ) -> list[ViewExposure | None]:
+        """How bright the view is at each bundle of rays. A frame that is rendered from the others has its own exposure,
+        unless it is held out: then that of the frames that it is blended from.
+        """
+        if self._exposures is None:
+            return [None] * len(pieces)
+        assert self.scene is not None
+        known = exclude is not None and bool(self._usable[exclude])
+        gain = self._exposures.log_gain[exclude] if known else prior @ self._exposures.log_gain[chosen]
+        lens = self.scene.camera
+        corner = (lens.width**2 + lens.height**2) / (2 * lens.fx) ** 2
+        squares = [(1 / (rays @ axis).clamp(NARROWEST_COS, 1).square() - 1) / corner for rays in pieces]
+        aspect = lens.width / lens.height
+        return [ViewExposure(self._exposures, chosen, gain, square, aspect) for square in squares]
 
     def _blend(
         self,
@@ -268,13 +304,16 @@ class BlendField(nn.Module):
         chosen: Int[Tensor, "contexts"],
         prior: Float[Tensor, "contexts"],
         pictures: ContextPictures,
+        exposure: ViewExposure | None,
     ) -> RayBlend:
         assert self.scene is not None
         spread = self.config.sample_spread
         rho = place_samples(guide.lookup(rays), spread, 0.01 * spread * self._typical)
         forbidden = None if self._forbidden is None else self._forbidden[chosen]
         depths = self._depths[chosen]
-        seen = sample_contexts(origin, rays, rho, self._c2w[chosen], self.scene.camera, pictures, depths, forbidden)
+        seen = sample_contexts(
+            origin, rays, rho, self._c2w[chosen], self.scene.camera, pictures, depths, forbidden, exposure
+        )
         return self.weights(seen, prior, rho)
 
 

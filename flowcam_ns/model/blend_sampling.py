@@ -13,6 +13,7 @@ from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.geometry.precision import full_precision
 from flowcam_ns.model.blend_pictures import ContextPictures
+from flowcam_ns.model.exposure import ViewExposure
 
 NEAREST_Z = 1e-2
 REFERENCE_SIDE = 512
@@ -60,9 +61,10 @@ def sample_contexts(
     pictures: ContextPictures,
     depths: Float[Tensor, "contexts 2 h w"],
     forbidden: Bool[Tensor, "contexts height width"] | None = None,
+    exposure: ViewExposure | None = None,
 ) -> ContextSamples:
     """Project samples (inverse distance `rho` along unit rays) into every context and read what it shows there, but at
-    `forbidden` pixels (see `forbidden_pixels`).
+    `forbidden` pixels (see `forbidden_pixels`); with an `exposure`, as bright as the view.
     """
     w2c = se3.inverse(c2w)
     turned = torch.einsum("kij,rj->kri", w2c[:, :3, :3], directions)
@@ -78,8 +80,9 @@ def sample_contexts(
     own = rho[None] / z
     difference = own - found[:, 0]
     baseline = shift.norm(dim=-1)[:, None, None]
+    colours = pictures.sample(grid)
     return ContextSamples(
-        colours=pictures.sample(grid),
+        colours=colours if exposure is None else exposure.evened(colours, grid),
         misfit_px=difference * baseline * camera.fx * (REFERENCE_SIDE / max(camera.width, camera.height)),
         relative_misfit=difference / (torch.maximum(own, found[:, 0]) + 1e-6),
         trust=found[:, 1],

@@ -19,7 +19,8 @@ def depth_warped_blend(scene: ContextScene, frame: int) -> Float[Tensor, "height
 
     An untrained blend field is exactly this: its networks start at zero.
     """
-    field = BlendField(BlendFieldConfig(contexts=NEAREST, backups=0, guide_contexts=NEAREST, refiner_width=0))
+    config = BlendFieldConfig(contexts=NEAREST, backups=0, guide_contexts=NEAREST, refiner_width=0, even_exposure=False)
+    field = BlendField(config)
     field.set_scene(scene)
     origins, directions, forward = camera_rays(scene.camera, scene.c2w[frame].float())
     return field(origins, directions, exclude=frame, forward=forward)["rgb"]
