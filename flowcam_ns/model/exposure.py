@@ -64,5 +64,9 @@ class ViewExposure:
 
 
 def brightened(colours: Float[Tensor, "*points 3"], log_gain: Float[Tensor, "*points 3"]) -> Float[Tensor, "*points 3"]:
-    """Colours times exp(`log_gain`), but the less the nearer they are to white, which stays white."""
-    return colours * (1 + torch.expm1(log_gain) * (1 - colours.square().square()).clamp(min=0))
+    """Colours times exp(`log_gain`), but the less the nearer they are to white, which stays white.
+
+    With u = c / (1 - c^4)^(1/4), which has no end, u is multiplied: gains add up, and colours keep their order.
+    """
+    fourth = colours.square().square().clamp(max=1)  # bicubic sampling may overshoot white
+    return log_gain.exp() * colours / (1 + torch.expm1(4 * log_gain) * fourth).sqrt().sqrt()
