@@ -7,8 +7,9 @@ neighbours are kept alike, and what no other frame's new depths confirm stays wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import lru_cache
 
 import torch
@@ -90,14 +91,17 @@ def depths_from_pictures(
         return _smoothest(costs, picture(i).brightness, grid, known[i], confidence[i], nearest).cpu()
 
     found = known.clone()
-    for done, (i, inverse) in enumerate(zip(usable, _in_threads(depths, usable), strict=True), start=1):
-        found[i] = inverse
-        if progress is not None:
-            progress(done / len(usable))
+    with closing(_in_threads(depths, usable)) as maps:
+        for done, (i, inverse) in enumerate(zip(usable, maps, strict=True), start=1):
+            found[i] = inverse
+            if progress is not None:
+                progress(done / len(usable))
     return _confirmed(scene, found, known, confidence, others, camera)
 
 
-def _in_threads(work: Callable[[int], Float[Tensor, "h w"]], frames: Sequence[int]) -> Iterator[Float[Tensor, "h w"]]:
+def _in_threads(
+    work: Callable[[int], Float[Tensor, "h w"]], frames: Sequence[int]
+) -> Generator[Float[Tensor, "h w"], None, None]:
     """What `work` tells of each frame, in their order. Each thread works on a frame of its own and by itself: sharing
     the many small steps of one frame between processors takes longer than the steps.
     """
@@ -139,21 +143,22 @@ def _confirmed(
     others: dict[int, list[int]],
     camera: Camera,
 ) -> tuple[Float[Tensor, "frames h w"], Float[Tensor, "frames h w"]]:
-    """New depths where another frame has the same, the known ones elsewhere; and how far they can be trusted."""
+    """New depths where another frame has the same, the known ones elsewhere; and how far they can be trusted. Written
+    over what was known: a long video's maps are large.
+    """
     h, w = found.shape[1:]
     y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     rays = camera.unproject(torch.stack([x, y], dim=-1) + 0.5)
-    inverse, trust = known.clone(), confidence.clone()
     for i, compared in others.items():
         count = _agreeing(found[i], found[compared], _relative(scene, i, compared), rays, camera)
         taken = count > 0
         if scene.masks is not None:
             free = F.interpolate(scene.masks[i].float().cpu()[None, None], size=(h, w), mode="area")[0, 0] > FREE
             taken &= free
-        inverse[i] = torch.where(taken, found[i], known[i])
         new = taken & (count > 1) & ((found[i] - known[i]).abs() > CHANGED * known[i])
-        trust[i] = torch.where(new, confidence[i].clamp(min=CONFIRMED), confidence[i])
-    return inverse, trust
+        confidence[i] = torch.where(new, confidence[i].clamp(min=CONFIRMED), confidence[i])
+        known[i] = torch.where(taken, found[i], known[i])
+    return known, confidence
 
 
 def _agreeing(
