@@ -5,7 +5,6 @@ Untrained it is a depth-warped, visibility-checked blend of the nearest frames; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,12 +17,12 @@ from flowcam_ns.errors import FlowCamError
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.geometry.precision import full_precision
 from flowcam_ns.model.blend_context import choose_contexts, frame_colours
-from flowcam_ns.model.blend_guide import NARROWEST_COS, SurfaceGuide, build_guide
+from flowcam_ns.model.blend_guide import SurfaceGuide, build_guide
 from flowcam_ns.model.blend_pictures import ContextPictures, pixel_spacing
 from flowcam_ns.model.blend_refine import BlendRefiner
 from flowcam_ns.model.blend_sampling import forbidden_pixels, place_samples, sample_contexts
 from flowcam_ns.model.blend_weights import BlendWeights, RayBlend
-from flowcam_ns.model.exposure import ViewExposure
+from flowcam_ns.model.exposure import ViewExposure, view_exposures
 from flowcam_ns.model.exposure_fit import fit_exposures
 from flowcam_ns.model.hidden_parts import without_hidden
 from flowcam_ns.model.scene import ContextScene
@@ -266,35 +265,19 @@ class BlendField(nn.Module):
         few = len(rays) if torch.is_grad_enabled() else RAYS_AT_ONCE.get(rays.device.type, MOST_RAYS_AT_ONCE)
         pieces = rays.split(few)
         pictures = ContextPictures(self._images, chosen, spacing, in_pieces=len(pieces) > 1)
-        exposures = self._view_exposures(pieces, axis, chosen, prior, exclude)
+        exposures: list[ViewExposure | None] = [None] * len(pieces)
+        if self._exposures is not None:
+            assert self.scene is not None
+            # A frame that is rendered from the others has its own exposure, unless it is held out: then theirs.
+            known = exclude is not None and bool(self._usable[exclude])
+            whose = (torch.tensor([exclude]), prior.new_ones(1)) if known else (chosen, prior)
+            exposures = view_exposures(self._exposures, pieces, axis, chosen, whose, self.scene.camera)
         return RayBlend.joined(
             [
                 self._blend(origin, piece, guide, chosen, prior, pictures, exposure)
                 for piece, exposure in zip(pieces, exposures, strict=True)
             ]
         )
-
-    def _view_exposures(
-        self,
-        pieces: Sequence[Float[Tensor, "rays 3"]],
-        axis: Float[Tensor, "3"],
-        chosen: Int[Tensor, "contexts"],
-        prior: Float[Tensor, "contexts"],
-        exclude: int | None,
-    ) -> list[ViewExposure | None]:
-        """How bright the view is at each bundle of rays. A frame that is rendered from the others has its own exposure,
-        unless it is held out: then that of the frames that it is blended from.
-        """
-        if self._exposures is None:
-            return [None] * len(pieces)
-        assert self.scene is not None
-        known = exclude is not None and bool(self._usable[exclude])
-        gain = self._exposures.log_gain[exclude] if known else prior @ self._exposures.log_gain[chosen]
-        lens = self.scene.camera
-        corner = (lens.width**2 + lens.height**2) / (2 * lens.fx) ** 2
-        squares = [(1 / (rays @ axis).clamp(NARROWEST_COS, 1).square() - 1) / corner for rays in pieces]
-        aspect = lens.width / lens.height
-        return [ViewExposure(self._exposures, chosen, gain, square, aspect) for square in squares]
 
     def _blend(
         self,

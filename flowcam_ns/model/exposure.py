@@ -6,11 +6,16 @@ colours are first given the brightness that the view has.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from flowcam_ns.geometry.camera import Camera
+from flowcam_ns.geometry.precision import full_precision
+from flowcam_ns.model.blend_guide import NARROWEST_COS
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,25 @@ class ViewExposure:
             place = grid.detach().square() @ grid.new_tensor([self.aspect**2, 1.0]) / (self.aspect**2 + 1)
             gain = gain + (self.exposures.at(self.square)[None, :, None] - self.exposures.at(place))[..., None]
         return brightened(colours, gain)
+
+
+@full_precision
+def view_exposures(
+    exposures: Exposures,
+    pieces: Sequence[Float[Tensor, "rays 3"]],
+    axis: Float[Tensor, "3"],
+    contexts: Int[Tensor, "contexts"],
+    whose: tuple[Int[Tensor, "frames"], Float[Tensor, "frames"]],
+    camera: Camera,
+) -> list[ViewExposure | None]:
+    """What brings `contexts` to the brightness of each bundle of a view's unit rays, were they seen through `camera`
+    along `axis`. The view is as bright as the frames of `whose`, by their weights (sum 1).
+    """
+    frames, weights = whose
+    gain = weights @ exposures.log_gain[frames]
+    corner = (camera.width**2 + camera.height**2) / (2 * camera.fx) ** 2
+    squares = [(1 / (rays @ axis).clamp(NARROWEST_COS, 1).square() - 1) / corner for rays in pieces]
+    return [ViewExposure(exposures, contexts, gain, square, camera.width / camera.height) for square in squares]
 
 
 def brightened(colours: Float[Tensor, "*points 3"], log_gain: Float[Tensor, "*points 3"]) -> Float[Tensor, "*points 3"]:

@@ -152,3 +152,10 @@ def test_a_held_out_view_shows_no_step_between_its_frames(uneven: ContextScene, 
         left.append(float((ratio - ratio.mean((0, 1))).std()))
     assert left[0] < 0.015
     assert left[1] > 2 * left[0]
+
+
+def test_mixed_precision_changes_no_brightness(uneven: ContextScene) -> None:
+    whole = shown(uneven, HELD_OUT, even=True, exclude=HELD_OUT)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = shown(uneven, HELD_OUT, even=True, exclude=HELD_OUT)
+    assert (whole - half).abs().max() < 0.01
