@@ -66,7 +66,7 @@ class BlendFieldConfig:
     misfit_relative: float = 0.03
     """Relative depth error at which a sample counts as off the surface."""
     even_exposure: bool = True
-    """Bring frames of different brightness, and a lens's dark corners, to a common exposure before they are blended."""
+    """Bring frames of different brightness, and a lens's dark corners, to the view's exposure before blending them."""
 
 
 class BlendField(nn.Module):

@@ -14,18 +14,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.model.picture_match import (
-    FREE,
     MISMATCH,
     NEAREST_Z,
     UNSEEN,
     comparable_frames,
     depths_at,
+    free_pixels,
     known_inverse_depths,
     padded,
     picture_features,
+    pixel_rays,
+    relative_poses,
 )
 from flowcam_ns.model.scene import ContextScene
 
@@ -63,18 +64,16 @@ def follow_edges(
     typical = float(known.median())
     size = camera.height, camera.width
     features = {i: picture_features(scene.images[i].to(device), size) for i in usable}
-    y, x = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
-    rays = camera.unproject(torch.stack([x, y], dim=-1) + 0.5).to(device)
+    rays = pixel_rays(camera).to(device)
     refined = inverse.clone()
     for done, i in enumerate(usable):
         others = comparable_frames(scene, i, typical * camera.fx)
         if others:
-            T_other_self = (se3.inverse(scene.c2w[others]) @ scene.c2w[i]).float().to(device)
+            T_other_self = relative_poses(scene, i, others).to(device)
             views = [(T, features[j][0]) for T, j in zip(T_other_self, others, strict=True)]
             refined[i] = _refine(inverse[i].to(device), views, features[i], rays, camera).cpu()
             if scene.masks is not None:
-                seen = F.interpolate(scene.masks[i].float().cpu()[None, None], size=size, mode="area")[0, 0] > FREE
-                refined[i] = torch.where(seen, refined[i], inverse[i])
+                refined[i] = torch.where(free_pixels(scene.masks, i, size), refined[i], inverse[i])
         if progress is not None:
             progress((done + 1) / len(usable))
     return refined, confidence

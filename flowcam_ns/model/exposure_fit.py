@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.precision import full_precision
 from flowcam_ns.model.exposure import Exposures
-from flowcam_ns.model.picture_match import NEAREST_Z
+from flowcam_ns.model.picture_match import NEAREST_Z, relative_poses
 from flowcam_ns.model.scene import ContextScene
 
 GAPS = (1, 2, 4)
@@ -55,7 +56,12 @@ class _Shared:
 @full_precision
 def fit_exposures(scene: ContextScene) -> Exposures:
     """Gains of the usable frames, 1 for the others; and how the lens darkens. On the CPU."""
-    shared = [found for pair in _pairs(scene) if (found := _shared(scene, *pair)) is not None]
+
+    @lru_cache(maxsize=2 * max(GAPS))
+    def picture(frame: int) -> Float[Tensor, "3 h w"]:
+        return _small(scene, frame)
+
+    shared = [found for pair in _pairs(scene) if (found := _shared(scene, *pair, picture)) is not None]
     frames = len(scene)
     gain, falloff = torch.zeros(frames, 3), torch.zeros(2)
     if not shared:
@@ -89,10 +95,10 @@ def _gains(shared: list[_Shared], falloff: Float[Tensor, "2"], frames: int) -> F
 
 def _pairs(scene: ContextScene) -> list[tuple[int, int]]:
     usable = scene.usable.nonzero()[:, 0].tolist()
-    return [(i, j) for gap in GAPS for i, j in zip(usable, usable[gap:], strict=False)]
+    return [(i, usable[k + gap]) for k, i in enumerate(usable) for gap in GAPS if k + gap < len(usable)]
 
 
-def _shared(scene: ContextScene, i: int, j: int) -> _Shared | None:
+def _shared(scene: ContextScene, i: int, j: int, picture: Callable[[int], Float[Tensor, "3 h w"]]) -> _Shared | None:
     h, w = scene.inverse_depth.shape[1:]
     camera = scene.camera.scaled_to(w, h)
     stride = max(1, round((h * w / POINTS) ** 0.5))
@@ -100,7 +106,7 @@ def _shared(scene: ContextScene, i: int, j: int) -> _Shared | None:
     y, x = y.flatten(), x.flatten()
     pixels = torch.stack([x, y], dim=-1) + 0.5
     inverse = scene.inverse_depth[i, y, x].float().cpu()
-    T_other_self = (se3.inverse(scene.c2w[j]) @ scene.c2w[i]).float().cpu()
+    T_other_self = relative_poses(scene, i, [j])[0]
     points = camera.unproject(pixels) @ T_other_self[:3, :3].T + inverse[:, None] * T_other_self[:3, 3]
     z = points[:, 2:].clamp(min=NEAREST_Z)
     there = camera.project(torch.cat([points[:, :2], z], dim=-1))
@@ -109,7 +115,7 @@ def _shared(scene: ContextScene, i: int, j: int) -> _Shared | None:
     same = (expected - found).abs() < SAME_DEPTH * torch.maximum(expected, found)
     same &= (there > 0).all(-1) & (there < size).all(-1) & (points[:, 2] > NEAREST_Z)
     same &= scene.confidence[i, y, x].cpu() > TRUSTED
-    colours = [_read(_small(scene, k, (h, w)), place / size) for k, place in ((i, pixels), (j, there))]
+    colours = [_read(picture(k), place / size) for k, place in ((i, pixels), (j, there))]
     for colour in colours:
         same &= (colour > DARKEST).all(-1) & (colour < BRIGHTEST).all(-1)
     if int(same.sum()) < LEAST_POINTS:
@@ -119,12 +125,12 @@ def _shared(scene: ContextScene, i: int, j: int) -> _Shared | None:
     return _Shared(i, j, (colours[0].log() - colours[1].log())[same], radii[same])
 
 
-def _small(scene: ContextScene, frame: int, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
-    """A frame's colours at a smaller size; where a mask hides them, black, which tells nothing."""
+def _small(scene: ContextScene, frame: int) -> Float[Tensor, "3 h w"]:
+    """A frame's colours at the size of its depths; where a mask hides them, black, which tells nothing."""
     image = scene.images[frame].cpu().permute(2, 0, 1)[None].float() / 255
     if scene.masks is not None:
         image = image * scene.masks[frame].cpu()
-    return F.interpolate(image, size=size, mode="area")[0]
+    return F.interpolate(image, size=scene.inverse_depth.shape[1:], mode="area")[0]
 
 
 def _read(maps: Float[Tensor, "maps h w"], place: Float[Tensor, "points 2"]) -> Float[Tensor, "points maps"]:

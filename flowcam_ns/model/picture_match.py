@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.model.scene import ContextScene
 
@@ -81,3 +84,19 @@ def depths_at(scene: ContextScene, long_side: int) -> tuple[Tensor, Tensor, Came
     maps = torch.stack([scene.inverse_depth.float(), scene.confidence.float()], dim=1)
     maps = F.interpolate(maps, size=(h, w), mode="bilinear")
     return maps[:, 0].clone(), maps[:, 1].clone(), scene.camera.scaled_to(w, h)
+
+
+def pixel_rays(camera: Camera) -> Float[Tensor, "h w 3"]:
+    """Rays (z = 1) through all pixel centres, in the camera's frame."""
+    y, x = torch.meshgrid(torch.arange(camera.height), torch.arange(camera.width), indexing="ij")
+    return camera.unproject(torch.stack([x, y], dim=-1) + 0.5)
+
+
+def relative_poses(scene: ContextScene, frame: int, others: Sequence[int]) -> Float[Tensor, "others 4 4"]:
+    """From a frame's camera to those of others, on the CPU."""
+    return (se3.inverse(scene.c2w[list(others)]) @ scene.c2w[frame]).float().cpu()
+
+
+def free_pixels(masks: Bool[Tensor, "frames height width"], frame: int, size: tuple[int, int]) -> Bool[Tensor, "h w"]:
+    """Pixels of a frame's depth map (h, w) that no mask touches, on the CPU: their depth may follow their colours."""
+    return F.interpolate(masks[frame].float().cpu()[None, None], size=size, mode="area")[0, 0] > FREE

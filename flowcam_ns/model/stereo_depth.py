@@ -17,16 +17,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flowcam_ns.geometry import se3
 from flowcam_ns.geometry.camera import Camera
 from flowcam_ns.geometry.precision import full_precision
 from flowcam_ns.model.picture_match import (
     FARTHEST,
-    FREE,
     NEAREST_Z,
     comparable_frames,
     depths_at,
+    free_pixels,
     known_inverse_depths,
+    pixel_rays,
+    relative_poses,
 )
 from flowcam_ns.model.plane_sweep import PinholeGrid, PinholePicture, matching_costs
 from flowcam_ns.model.scene import ContextScene
@@ -81,7 +82,7 @@ def depths_from_pictures(
         return grid.picture(scene.images[frame].to(device), mask)
 
     def depths(i: int) -> Float[Tensor, "h w"]:
-        T_other_self = _relative(scene, i, others[i]).to(device)
+        T_other_self = relative_poses(scene, i, others[i]).to(device)
         parallax = nearest * camera.fx * float(T_other_self[:, :3, 3].norm(dim=-1).max())
         if parallax < LEAST_PARALLAX_PX:
             return known[i]
@@ -146,15 +147,12 @@ def _confirmed(
     """New depths where another frame has the same, the known ones elsewhere; and how far they can be trusted. Written
     over what was known: a long video's maps are large.
     """
-    h, w = found.shape[1:]
-    y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    rays = camera.unproject(torch.stack([x, y], dim=-1) + 0.5)
+    rays = pixel_rays(camera)
     for i, compared in others.items():
-        count = _agreeing(found[i], found[compared], _relative(scene, i, compared), rays, camera)
+        count = _agreeing(found[i], found[compared], relative_poses(scene, i, compared), rays, camera)
         taken = count > 0
         if scene.masks is not None:
-            free = F.interpolate(scene.masks[i].float().cpu()[None, None], size=(h, w), mode="area")[0, 0] > FREE
-            taken &= free
+            taken &= free_pixels(scene.masks, i, (camera.height, camera.width))
         new = taken & (count > 1) & ((found[i] - known[i]).abs() > CHANGED * known[i])
         confidence[i] = torch.where(new, confidence[i].clamp(min=CONFIRMED), confidence[i])
         known[i] = torch.where(taken, found[i], known[i])
@@ -180,8 +178,3 @@ def _agreeing(
     parallax = difference * (T_other_self[:, :3, 3].norm(dim=-1) * camera.fx)[:, None, None]
     same = (parallax < CONFIRMED_PX) & (difference < CONFIRMED_RELATIVE * torch.maximum(expected, there))
     return (same & (place.abs().amax(-1) < 1) & (points[..., 2] > NEAREST_Z)).sum(0)
-
-
-def _relative(scene: ContextScene, frame: int, others: Sequence[int]) -> Float[Tensor, "others 4 4"]:
-    """From a frame's camera to those of others."""
-    return (se3.inverse(scene.c2w[list(others)]) @ scene.c2w[frame]).float().cpu()
